@@ -1,0 +1,151 @@
+"""Settings of a federated run: one pydantic model, frozen, unknown keys refused.
+
+The same settings reach the apps in two ways: as the ``federated`` section of a run's YAML, and as the flat keys of
+Flower's run configuration (``server.learning-rate``), which knows only str, int, float and bool. The two forms convert
+into each other without loss.
+
+What it refuses: a privacy budget that promises nothing (delta of 1/N or more), a cohort that is expected to hold less
+than one device, and settings that would be ignored silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Scalar = bool | int | float | str
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ServerOptimiserConfig(Section):
+    """How the server turns the noisy mean update into a step (post-processing: it costs no privacy).
+
+    "sgd" is federated averaging; "momentum" and "adam" are FedAvgM and FedAdam (Reddi et al., 2021, "Adaptive Federated
+    Optimization").
+    """
+
+    name: Literal["sgd", "momentum", "adam"] = "adam"
+    learning_rate: float = Field(0.01, gt=0, le=100, description="server step; 1 with sgd is plain averaging")
+    beta1: float = Field(0.9, ge=0, lt=1, description="momentum, and Adam's first moment")
+    beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second moment")
+    tau: float = Field(1e-8, gt=0, description="Adam's floor under the root of the second moment")
+
+
+class AdapterConfig(Section):
+    """The low-rank image experts that devices train; nothing else travels.
+
+    train="b" keeps the seeded random A matrices frozen (FFA-LoRA; Sun et al., 2024): half the numbers, and the noisy
+    mean of products is then the product of the mean.
+    """
+
+    rank: int = Field(4, ge=1, le=256)
+    layers: tuple[int, ...] | None = Field(None, description="decoder layers that get experts; None is all of them")
+    train: Literal["b", "ab"] = "b"
+    seed: int = Field(0, ge=0)
+
+
+class FederatedConfig(Section):
+    """One federated run. Field names are the keys of the YAML section ``federated``."""
+
+    households: int = Field(..., ge=1, le=10_000_000, description="devices that exist: N, a public number")
+    photos_per_household: int = Field(4, ge=1, le=10_000)
+    turns_per_photo: int = Field(4, ge=1, le=16, description="captions and questions asked about one photo")
+    rounds: int = Field(..., ge=1, le=1_000_000)
+    sampling_rate: float = Field(..., gt=0, le=1, description="q: the chance of each device to be in a round's cohort")
+    local_steps: int = Field(1, ge=1, le=10_000)
+    local_learning_rate: float = Field(0.1, gt=0, le=1000)
+    local_batch: int = Field(4, ge=1, le=10_000, description="photos in one local step")
+    private: bool = Field(True, description="false: no clipping, no noise and no privacy claim (the ceiling)")
+    clip_norm: float = Field(1.0, gt=0, description="C: L2 bound on one device's update")
+    epsilon: float = Field(8.0, gt=0, le=1000, description="user-level budget")
+    delta: float = Field(1e-5, gt=0, lt=1)
+    accountant: Literal["rdp", "prv", "pld", "own"] = "pld"
+    noise_multiplier: float | None = Field(
+        None, gt=0, description="sigma, in units of C; None calibrates it to the budget, a number is held against it"
+    )
+    server: ServerOptimiserConfig = ServerOptimiserConfig()
+    adapters: AdapterConfig = AdapterConfig()
+    noise: Literal["secure", "simulation"] = Field(
+        "secure", description="simulation: seeded, repeatable, for experiments; secure: the operating system's randomness"
+    )
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    workers: int = Field(2, ge=1, le=256, description="threads of the in-process runtime; the result does not depend on it")
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if self.private and self.delta * self.households >= 1:
+            raise ValueError(
+                f"delta is {self.delta:g} with {self.households} devices, which would permit publishing one of them; "
+                f"give a delta below {1 / self.households:.3g}."
+            )
+        if self.expected_cohort < 1:
+            raise ValueError(
+                f"sampling_rate {self.sampling_rate:g} of {self.households} devices expects {self.expected_cohort:.2g} "
+                f"devices a round, and at least 1 is needed; raise sampling_rate to {1 / self.households:.3g} or more, "
+                "or have more households."
+            )
+        return self
+
+    @property
+    def expected_cohort(self) -> float:
+        """q N: the public constant that a round's sum is divided by."""
+        return self.sampling_rate * self.households
+
+    def without_privacy(self) -> FederatedConfig:
+        """The same run without clipping and noise: the ceiling that the private run is compared with."""
+        return self.model_copy(update={"private": False})
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the result; a run directory resumes only under an equal one.
+
+        ``workers`` is left out: it changes the speed, not the numbers.
+        """
+        data = self.model_dump(mode="json", exclude={"workers"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_run_config(self) -> dict[str, Scalar]:
+        """Flat keys for Flower's run configuration. None is left out, a tuple becomes "0,2,4"."""
+        flat: dict[str, Scalar] = {}
+        for name, value in self.model_dump(mode="python").items():
+            inner = value.items() if isinstance(value, dict) else ((None, value),)
+            for part, scalar in inner:
+                if scalar is None:
+                    continue
+                key = name if part is None else f"{name}.{part}"
+                flat[key.replace("_", "-")] = ",".join(map(str, scalar)) if isinstance(scalar, tuple) else scalar
+        return flat
+
+    @classmethod
+    def from_run_config(cls, run_config: Mapping[str, Scalar], *, other_keys: frozenset[str] = frozenset()) -> Self:
+        """Read the flat form back; keys named in ``other_keys`` belong to somebody else and are passed over.
+
+        Raises ValueError (pydantic's) for an unknown key or a value out of range.
+        """
+        data: dict[str, Any] = {}
+        for key, value in run_config.items():
+            if key in other_keys:
+                continue
+            section, _, part = key.replace("-", "_").partition(".")
+            if not part:
+                data[section] = value
+            elif isinstance(place := data.setdefault(section, {}), dict):
+                place[part] = _layers(value) if (section, part) == ("adapters", "layers") else value
+            else:
+                raise ValueError(f"run configuration key {key!r}: {section!r} is a value, not a section; name one of the two.")
+        return cls.model_validate(data)
+
+
+def _layers(value: Scalar) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in str(value).split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"adapters.layers is {value!r}; give layer numbers with commas between, such as '0,2,4'.") from None
