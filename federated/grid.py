@@ -10,6 +10,7 @@ What it refuses: use after ``close``, and waiting for messages that were never p
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import threading
@@ -20,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -39,7 +40,12 @@ def copy_content(content: RecordDict) -> RecordDict:
     """A copy that shares no mutable part with the original. Array bytes are immutable, so they are not duplicated."""
     copied = RecordDict()
     for name, record in content.items():
-        copied[name] = record.copy()
+        if isinstance(record, ArrayRecord):
+            arrays = {key: Array(a.dtype, a.shape, a.stype, a.data) for key, a in record.items()}
+            copied[name] = ArrayRecord(arrays)
+        else:
+            values = {key: list(value) if isinstance(value, list) else value for key, value in record.items()}
+            copied[name] = type(record)(values)  # type: ignore[arg-type]  # a record of its own kind
     return copied
 
 
@@ -79,7 +85,9 @@ class InProcessGrid(Grid):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -164,12 +172,14 @@ class InProcessGrid(Grid):
         """On a worker: run the ClientApp for one message; whatever it raises becomes an error reply."""
         device = message.metadata.dst_node_id - FIRST_NODE_ID
         if not 0 <= device < self._devices:
-            return Message(Error(ErrorCode.NODE_UNAVAILABLE, f"no node {message.metadata.dst_node_id}"), reply_to=message)
+            return Message(
+                Error(ErrorCode.NODE_UNAVAILABLE, f"no node {message.metadata.dst_node_id}"), reply_to=message
+            )
         if self._absent is not None and self._absent(device, message.metadata.group_id):
             return Message(Error(ErrorCode.NODE_UNAVAILABLE, "the device is unreachable"), reply_to=message)
         try:
             return self._copy(self._client_app(message, self._context(device)))
-        except Exception as error:  # noqa: BLE001 - the border of the device: its errors must not end the run
+        except Exception as error:
             logger.debug("device %d failed", device, exc_info=True)
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
@@ -188,13 +198,12 @@ class InProcessGrid(Grid):
 
     @staticmethod
     def _copy(message: Message) -> Message:
-        metadata = Metadata(**{name.lstrip("_"): value for name, value in vars(message.metadata).items() if name in _FIELDS})
+        metadata = Metadata(
+            **{name.lstrip("_"): value for name, value in vars(message.metadata).items() if name in _FIELDS}
+        )
         if message.has_error():
             return Message(error=message.error, metadata=metadata)  # type: ignore[call-overload]
         return Message(content=copy_content(message.content), metadata=metadata)  # type: ignore[call-overload]
 
 
-_FIELDS = frozenset(
-    "_run_id _message_id _src_node_id _dst_node_id _reply_to_message_id _group_id _created_at _ttl _message_type "
-    "_src_task_id _dst_task_id".split()
-)
+_FIELDS = frozenset("_" + name for name in inspect.signature(Metadata).parameters)

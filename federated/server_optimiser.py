@@ -52,13 +52,15 @@ class ServerOptimiser:
         """Take up a checkpointed state. ValueError when it belongs to another optimiser or another dimension."""
         if set(state) != set(self._state):
             raise ValueError(
-                f"the checkpoint holds optimiser state {sorted(state)}, and {self.config.name!r} needs {sorted(self._state)}; "
+                f"the checkpoint holds optimiser state {sorted(state)}, and "
+                f"{self.config.name!r} needs {sorted(self._state)}; "
                 "resume with the optimiser that the run began with."
             )
         for name, value in state.items():
             if tuple(value.shape) != (self.dimension,):
                 raise ValueError(
-                    f"the checkpoint's {name} has {value.numel()} numbers, and this model's adapters have {self.dimension}."
+                    f"the checkpoint's {name} has {value.numel()} numbers, and this "
+                    f"model's adapters have {self.dimension}."
                 )
             self._state[name] = value.to(torch.float32).clone()
         self.steps = steps

@@ -34,10 +34,10 @@ class ServerOptimiserConfig(Section):
     """
 
     name: Literal["sgd", "momentum", "adam"] = "adam"
-    learning_rate: float = Field(0.01, gt=0, le=100, description="server step; 1 with sgd is plain averaging")
-    beta1: float = Field(0.9, ge=0, lt=1, description="momentum, and Adam's first moment")
-    beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second moment")
-    tau: float = Field(1e-8, gt=0, description="Adam's floor under the root of the second moment")
+    learning_rate: float = Field(default=0.01, gt=0, le=100, description="server step; 1 with sgd is plain averaging")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="momentum, and Adam's first moment")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="Adam's second moment")
+    tau: float = Field(default=1e-8, gt=0, description="Adam's floor under the root of the second moment")
 
 
 class AdapterConfig(Section):
@@ -47,38 +47,50 @@ class AdapterConfig(Section):
     mean of products is then the product of the mean.
     """
 
-    rank: int = Field(4, ge=1, le=256)
-    layers: tuple[int, ...] | None = Field(None, description="decoder layers that get experts; None is all of them")
+    rank: int = Field(default=4, ge=1, le=256)
+    layers: tuple[int, ...] | None = Field(
+        default=None, description="decoder layers that get experts; None is all of them"
+    )
     train: Literal["b", "ab"] = "b"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    include: tuple[Literal["decoder", "vision", "projector"], ...] = Field(
+        default=("decoder",),
+        min_length=1,
+        description="parts that get experts; only with 'decoder' alone are image features reused",
+    )
 
 
 class FederatedConfig(Section):
     """One federated run. Field names are the keys of the YAML section ``federated``."""
 
     households: int = Field(..., ge=1, le=10_000_000, description="devices that exist: N, a public number")
-    photos_per_household: int = Field(4, ge=1, le=10_000)
-    turns_per_photo: int = Field(4, ge=1, le=16, description="captions and questions asked about one photo")
+    photos_per_household: int = Field(default=4, ge=1, le=10_000)
+    turns_per_photo: int = Field(default=4, ge=1, le=16, description="captions and questions asked about one photo")
     rounds: int = Field(..., ge=1, le=1_000_000)
     sampling_rate: float = Field(..., gt=0, le=1, description="q: the chance of each device to be in a round's cohort")
-    local_steps: int = Field(1, ge=1, le=10_000)
-    local_learning_rate: float = Field(0.1, gt=0, le=1000)
-    local_batch: int = Field(4, ge=1, le=10_000, description="photos in one local step")
-    private: bool = Field(True, description="false: no clipping, no noise and no privacy claim (the ceiling)")
-    clip_norm: float = Field(1.0, gt=0, description="C: L2 bound on one device's update")
-    epsilon: float = Field(8.0, gt=0, le=1000, description="user-level budget")
-    delta: float = Field(1e-5, gt=0, lt=1)
+    local_steps: int = Field(default=1, ge=1, le=10_000)
+    local_learning_rate: float = Field(default=0.1, gt=0, le=1000)
+    local_batch: int = Field(default=4, ge=1, le=10_000, description="photos in one local step")
+    private: bool = Field(default=True, description="false: no clipping, no noise and no privacy claim (the ceiling)")
+    clip_norm: float = Field(default=1.0, gt=0, description="C: L2 bound on one device's update")
+    epsilon: float = Field(default=8.0, gt=0, le=1000, description="user-level budget")
+    delta: float = Field(default=1e-5, gt=0, lt=1)
     accountant: Literal["rdp", "prv", "pld", "own"] = "pld"
     noise_multiplier: float | None = Field(
-        None, gt=0, description="sigma, in units of C; None calibrates it to the budget, a number is held against it"
+        default=None,
+        gt=0,
+        description="sigma, in units of C; None calibrates it to the budget, a number is held against it",
     )
     server: ServerOptimiserConfig = ServerOptimiserConfig()
     adapters: AdapterConfig = AdapterConfig()
     noise: Literal["secure", "simulation"] = Field(
-        "secure", description="simulation: seeded, repeatable, for experiments; secure: the operating system's randomness"
+        default="secure",
+        description="simulation: seeded, repeatable, for experiments; secure: the operating system's randomness",
     )
-    seed: int = Field(0, ge=0, le=2**63 - 1)
-    workers: int = Field(2, ge=1, le=256, description="threads of the in-process runtime; the result does not depend on it")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    workers: int = Field(
+        2, ge=1, le=256, description="threads of the in-process runtime; the result does not depend on it"
+    )
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -138,14 +150,22 @@ class FederatedConfig(Section):
             if not part:
                 data[section] = value
             elif isinstance(place := data.setdefault(section, {}), dict):
-                place[part] = _layers(value) if (section, part) == ("adapters", "layers") else value
+                place[part] = _tuple(section, part, value)
             else:
-                raise ValueError(f"run configuration key {key!r}: {section!r} is a value, not a section; name one of the two.")
+                raise ValueError(
+                    f"run configuration key {key!r}: {section!r} is a value, not a section; name one of the two."
+                )
         return cls.model_validate(data)
 
 
-def _layers(value: Scalar) -> tuple[int, ...]:
+def _tuple(section: str, part: str, value: Scalar) -> Any:
+    """The flat form of the two tuple fields, "0,2,4" and "decoder,vision", back into tuples."""
+    if section != "adapters" or part not in ("layers", "include"):
+        return value
+    parts = [piece.strip() for piece in str(value).split(",") if piece.strip()]
     try:
-        return tuple(int(part) for part in str(value).split(",") if part.strip())
+        return tuple(parts) if part == "include" else tuple(int(piece) for piece in parts)
     except ValueError:
-        raise ValueError(f"adapters.layers is {value!r}; give layer numbers with commas between, such as '0,2,4'.") from None
+        raise ValueError(
+            f"adapters.layers is {value!r}; give layer numbers with commas between, such as '0,2,4'."
+        ) from None

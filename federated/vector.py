@@ -26,7 +26,9 @@ class AdapterVector:
         self.parameters = {name: parameters[name] for name in sorted(parameters)}
         for name, parameter in self.parameters.items():
             if not parameter.is_floating_point():
-                raise ValueError(f"adapter {name!r} has type {parameter.dtype}; only floating-point adapters can be averaged.")
+                raise ValueError(
+                    f"adapter {name!r} has type {parameter.dtype}; only floating-point adapters can be averaged."
+                )
         self.shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         self._sizes = [parameter.numel() for parameter in self.parameters.values()]
         self.dimension = sum(self._sizes)
@@ -60,7 +62,8 @@ def check_vector(vector: Tensor, dimension: int) -> None:
     if vector.dtype != torch.float32 or tuple(vector.shape) != (dimension,):
         raise ValueError(
             f"the adapter vector has shape {tuple(vector.shape)} and type {vector.dtype}; "
-            f"this model's adapters need ({dimension},) of torch.float32: was it made with another rank or other layers?"
+            f"this model's adapters need ({dimension},) of torch.float32: was it "
+            f"made with another rank or other layers?"
         )
     if not bool(torch.isfinite(vector).all()):
         raise ValueError("the adapter vector holds values that are not finite; go back to the last good checkpoint.")

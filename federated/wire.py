@@ -49,9 +49,13 @@ def read_request(message: Message) -> tuple[Tensor, int, str]:
         number = content.config_records[ROUND]["number"]
         layout = content.config_records[ROUND]["layout"]
     except KeyError as missing:
-        raise ValueError(f"the server's message has no {missing}; server and device run different versions of this app.") from None
+        raise ValueError(
+            f"the server's message has no {missing}; server and device run different versions of this app."
+        ) from None
     if not isinstance(number, int) or not isinstance(layout, str):
-        raise ValueError("the server's message has a round of the wrong type; server and device run different versions.")
+        raise ValueError(
+            "the server's message has a round of the wrong type; server and device run different versions."
+        )
     return from_array(array), number, layout
 
 

@@ -1,111 +1,173 @@
-"""The base model: its recipe run from nothing, on public scenes and public sentences only.
+"""The base model: its recipe run from nothing, on public pictures and public words only.
 
-Three steps, each kept on disk so that a stopped run goes on: draw the pictures and their turns, train the tokenizer,
-train the model. Three kinds of batch are mixed:
-
-- *pictures*: a public picture and a few question-answer turns about it, in random order;
-- *text*: turns without a picture. Words are public even where pictures are not: this is where the model learns that
-  "kettle" is a word;
-- *word pictures*: the picture's tokens are replaced by the embeddings of a sentence's own words, scattered among the
-  projected tokens of an unrelated public picture. It teaches the decoder to say what its image tokens spell, so that
-  image experts trained later, under privacy, only have to spell (compare text-only captioning: DeCap, 2303.03032).
-
-It refuses scenes of the private split: those exist for the devices alone.
+Each part is kept on disk (pictures, tokenizer, checkpoints), so that a stopped run goes on. It refuses a folder that
+holds a run of another recipe.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
 
+from mmslm.base_batches import Batches
 from mmslm.config import BaseRecipe, ConfigError, config_hash
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mmslm.processing import MMSLMProcessor
+from mmslm.data.public_split import ImaginedScene, PublicPhotos, draw_public_photos, imagined_scene
+from mmslm.model.configuration import MMSLMConfig, MMSLMTextConfig, MMSLMVisionConfig
+from mmslm.model.modeling import MMSLMForConditionalGeneration
+from mmslm.processing import MMSLMProcessor
+from mmslm.tokenizer import MMSLMTokenizer, train_tokenizer
+from mmslm.training import AdamW, Batch, Progress, fit, sample_losses
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 500
-STYLES = ("short", "detailed", "detailed", "hazard", "text")
-Turns = list[tuple[str, str]]
+TOLD_EVERY = 50
 
 
-@dataclass(frozen=True)
-class PublicPhotos:
-    """The drawn public split: ``pictures`` [n, size, size, 3] uint8 (a memory map) and each one's possible turns."""
+def train_base(recipe: BaseRecipe, out: Path) -> str:
+    """Run ``recipe`` in the folder ``out``; returns a line of result. Raises ConfigError for another recipe's folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    mark = out / "recipe.sha256"
+    if mark.exists() and mark.read_text() != config_hash(recipe):
+        raise ConfigError(f"{out} holds a run of another recipe; give another --out, or remove it.")
+    mark.write_text(config_hash(recipe))
 
-    pictures: npt.NDArray[np.uint8]
-    captions: list[Turns]
-    questions: list[Turns]
+    photos, imagined = _data(recipe, out)
+    tokenizer = _tokenizer(recipe, out, photos, imagined)
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(recipe.optimisation.threads)
+    model = MMSLMForConditionalGeneration(
+        MMSLMConfig(
+            text_config=MMSLMTextConfig(vocab_size=len(tokenizer)).to_dict(),
+            vision_config=MMSLMVisionConfig(image_size=recipe.scenes.size).to_dict(),
+            image_token_id=tokenizer.image_token_id,
+        )
+    ).train()
+    processor = MMSLMProcessor.build(tokenizer, model.config)
+    _train(recipe, out, model, Batches(recipe, photos, imagined, processor, model))
+
+    folder = out / "model"
+    # Weights are rounded to bfloat16 once, here: half the file, and every later number is measured on the rounded model.
+    model.eval().to(torch.bfloat16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    size = (folder / "model.safetensors").stat().st_size
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return f"the base model is in {folder} ({parameters:,} parameters, {size / 1e6:.1f} MB)"
 
 
-def _draw_chunk(first: int, count: int, size: int, seed: int, folder: str) -> str:
-    """Draw pictures ``first .. first+count`` into one file; a finished file is not drawn again."""
-    from mmslm.data.scenes import public_photo
-    from mmslm.prompts import CAPTION_PROMPTS
+def _data(recipe: BaseRecipe, out: Path) -> tuple[PublicPhotos, list[ImaginedScene]]:
+    scenes = recipe.scenes
+    with tqdm(total=scenes.photos, desc="pictures", unit="") as bar:
+        photos = draw_public_photos(
+            out / f"pictures-{scenes.size}-{scenes.seed}",
+            photos=scenes.photos,
+            size=scenes.size,
+            seed=scenes.seed,
+            workers=recipe.optimisation.threads,
+            progress=bar.update,
+        )
+    side = scenes.size // 16
+    indices = tqdm(range(scenes.imagined), desc="imagined scenes", unit="")
+    return photos, [imagined_scene(index, scenes.seed, side) for index in indices]
 
-    path = Path(folder) / f"{first:07d}.npz"
-    if path.exists():
-        return str(path)
-    pictures = np.empty((count, size, size, 3), dtype=np.uint8)
-    turns: list[dict[str, Turns]] = []
-    for offset in range(count):
-        photo = public_photo(first + offset, seed=seed)
-        pictures[offset] = np.asarray(photo.image(size))
-        captions = [(CAPTION_PROMPTS[style], photo.caption(style, variant)) for variant, style in enumerate(STYLES)]
-        turns.append({"captions": captions, "questions": [(q.question, q.answer) for q in photo.questions]})
+
+def _tokenizer(
+    recipe: BaseRecipe, out: Path, photos: PublicPhotos, imagined: list[ImaginedScene]
+) -> MMSLMTokenizer:
+    folder = out / "tokenizer"
+    if (folder / "tokenizer.json").is_file():
+        return MMSLMTokenizer.load(folder)
+    texts = [text for scene in imagined for turn in (*scene.captions, *scene.questions) for text in turn]
+    texts += [text for turns in (*photos.captions, *photos.questions) for turn in turns for text in turn]
+    step = max(1, len(texts) // recipe.tokenizer.lines)
+    return train_tokenizer(texts[::step], folder, recipe.tokenizer.vocabulary)
+
+
+def _train(recipe: BaseRecipe, out: Path, model: MMSLMForConditionalGeneration, batches: Batches) -> None:
+    settings = recipe.optimisation
+    update = AdamW(
+        model,
+        learning_rate=settings.learning_rate,
+        steps=settings.steps,
+        warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+    )
+    checkpoint = out / "checkpoint.safetensors"
+    first = _restore(checkpoint, model, update) if checkpoint.exists() else 0
+
+    def losses_of(module: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.autocast):
+            return sample_losses(module, batch)
+
+    with (
+        tqdm(total=settings.steps, initial=first, desc="base model", unit="step") as bar,
+        (out / "loss.jsonl").open("a") as log,
+    ):
+        record = _recorder(bar, lambda line: (log.write(line + "\n"), log.flush()))
+
+        def on_step(progress: Progress) -> None:
+            record(progress)
+            if progress.step % settings.checkpoint_every == 0:
+                _save(checkpoint, progress.step, model, update)
+
+        fit(
+            model,
+            batches.iterate(first),
+            update,
+            steps=settings.steps,
+            first_step=first,
+            on_step=on_step,
+            losses_of=losses_of,
+        )
+
+
+def _recorder(bar: tqdm, write: Callable[[str], object]) -> Callable[[Progress], None]:
+    began, recent = time.monotonic(), list[float]()
+
+    def record(progress: Progress) -> None:
+        recent.append(progress.loss)
+        bar.update()
+        if progress.step % TOLD_EVERY == 0:
+            mean = sum(recent) / len(recent)
+            recent.clear()
+            bar.set_postfix(loss=f"{mean:.3f}")
+            write(json.dumps({"step": progress.step, "loss": round(mean, 4), "seconds": round(time.monotonic() - began)}))
+
+    return record
+
+
+def _save(path: Path, step: int, model: nn.Module, update: AdamW) -> None:
+    """Weights and moments, written beside and renamed: a crash leaves the checkpoint before."""
+    state = {"step": torch.tensor(step)}
+    for name, parameter in model.named_parameters():
+        moments = update.optimiser.state[parameter]
+        state |= {
+            f"weight/{name}": parameter.detach(),
+            f"mean/{name}": moments["exp_avg"],
+            f"square/{name}": moments["exp_avg_sq"],
+        }
     part = path.with_suffix(".part")
-    with part.open("wb") as handle:
-        np.savez(handle, pictures=pictures, turns=np.frombuffer(json.dumps(turns).encode(), dtype=np.uint8))
-        handle.flush()
-        os.fsync(handle.fileno())
+    save_file(state, part)
     part.replace(path)
-    return str(path)
 
 
-def draw_public_photos(
-    folder: Path, *, photos: int, size: int, seed: int, workers: int, progress: Callable[[int, int], None] | None = None
-) -> PublicPhotos:
-    """Draw the public split once and keep it in ``folder``; chunks that are there already are reused."""
-    folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, photos, CHUNK)
-    pictures = np.empty((photos, size, size, 3), dtype=np.uint8)
-    captions: list[Turns] = []
-    questions: list[Turns] = []
-    with ProcessPoolExecutor(max_workers=workers) as pool:
-        jobs = [pool.submit(_draw_chunk, s, min(CHUNK, photos - s), size, seed, str(folder)) for s in starts]
-        for start, job in zip(starts, jobs, strict=True):
-            with np.load(job.result(), allow_pickle=False) as chunk:
-                block = chunk["pictures"]
-                pictures[start : start + len(block)] = block
-                for row in json.loads(chunk["turns"].tobytes()):
-                    captions.append([(p, r) for p, r in row["captions"]])
-                    questions.append([(p, r) for p, r in row["questions"]])
-            if progress:
-                progress(min(start + CHUNK, photos), photos)
-    return PublicPhotos(pictures, captions, questions)
-
-
-def public_lines(recipe: BaseRecipe, count: int) -> list[str]:
-    """Public sentences about all kinds and places: the words, never the pictures."""
-    from mmslm.data.scenes import sentences
-
-    lines: list[str] = []
-    index = 0
-    while len(lines) < count:
-        lines.extend(sentences(index, seed=recipe.scenes.seed))
-        index += 1
-    return lines[:count]
+def _restore(path: Path, model: nn.Module, update: AdamW) -> int:
+    saved = load_file(path)
+    step = int(saved["step"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(saved[f"weight/{name}"])
+            update.optimiser.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": saved[f"mean/{name}"],
+                "exp_avg_sq": saved[f"square/{name}"],
+            }
+    logger.info("resuming the base model after step %d", step)
+    return step

@@ -38,7 +38,7 @@ class SceneSource(Section):
     photos: int = Field(60_000, ge=1, description="distinct public pictures")
     size: int = Field(96, ge=16, le=1024, description="pixels a side")
     turns: int = Field(4, ge=1, le=12, description="question-answer turns per picture, captions included")
-    text_lines: int = Field(20_000, ge=0, description="text-only lines (words are public, pictures of private things are not)")
+    imagined: int = Field(15_000, ge=1, description="scenes in words only: words are public, pictures of private things are not")
 
 
 class Optimisation(Section):

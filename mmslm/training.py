@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mmslm.model.losses import per_sample_loss
+from mmslm.model.modeling import MMSLMForConditionalGeneration
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,12 @@ class Progress:
 
 def sample_losses(model: nn.Module, batch: Batch) -> Tensor:
     """One loss per sample, [B]: the mean over the sample's own reply tokens, so that no sample touches another's."""
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
     labels = batch["labels"]
+    if isinstance(model, MMSLMForConditionalGeneration):
+        # Our model forms logits only where a label follows: most of a sample is picture and prompt.
+        losses: Tensor = model(**batch, logits_at="labels").per_sample_loss
+        return losses
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
     return per_sample_loss(model(**inputs).logits, labels)
 
 

@@ -5,8 +5,8 @@ else. Events are frozen, hashable, validated when made, and travel as strict JSO
 finite numbers only. Nothing here computes an epsilon; `privacy.accounting` does, and it refuses an event that it cannot
 price. A release without noise has no event of its own: record it as `Unaccountable`, which no accountant accepts.
 
-Words: a *unit* is what the guarantee protects (one example or one user). A *contribution* is the clipped vector that one
-sampled record adds to a sum. `C` is the clipping norm; every `sensitivity` below is in units of C.
+Words: a *unit* is what the guarantee protects (one example or one user). A *contribution* is the clipped vector that
+one sampled record adds to a sum. `C` is the clipping norm; every `sensitivity` below is in units of C.
 
 Adjacency:
     add_or_remove_one   the neighbour lacks one unit (or has one more).
@@ -146,7 +146,7 @@ class Sampling:
 
     @property
     def probability(self) -> float:
-        """The chance that a given record is in a given step (an upper bound for truncated Poisson); 1 without amplification."""
+        """The chance that a record is in a step (an upper bound for truncated Poisson); 1 without amplification."""
         if self.scheme in ("poisson", "truncated_poisson"):
             assert self.rate is not None
             return float(self.rate)
@@ -246,7 +246,7 @@ class GaussianRelease(_Kind):
 
     @property
     def distance(self) -> float:
-        """Largest move of one un-sampled sum between neighbours, in units of C: k * sensitivity, twice that to replace."""
+        """Largest move of an un-sampled sum between neighbours, in units of C: k * sensitivity, twice to replace."""
         factor = 2.0 if self.adjacency == "replace_one" else 1.0
         return factor * self.contributions_per_unit * self.sensitivity
 
@@ -257,10 +257,10 @@ class GaussianRelease(_Kind):
 
 @dataclass(frozen=True)
 class CorrelatedGaussianRelease(_Kind):
-    """A whole run with correlated noise (matrix factorisation, DP-FTRL): ONE Gaussian release of all its steps together.
+    """A whole run with correlated noise (matrix factorisation, DP-FTRL): ONE Gaussian release of all its steps.
 
     The run releases E G + Z with E the encoder matrix, G the clipped sums, Z white with standard deviation
-    noise_multiplier * C; everything else is post-processing (Denisov et al. 2202.08312, Choquette-Choo et al. 2306.08153).
+    noise_multiplier * C; all else is post-processing (Denisov et al. 2202.08312, Choquette-Choo et al. 2306.08153).
 
     sensitivity: largest Frobenius norm of E G' in units of C, over all contributions G' of one unit that the
         participation allows: the matrix's own, computed by whoever built the matrix.
@@ -321,7 +321,7 @@ class PostProcessing(_Kind):
 
 @dataclass(frozen=True)
 class Unaccountable(_Kind):
-    """Something that used private data and has no price: no noise, or a query nobody analysed. Every accountant refuses it.
+    """Something that used private data and has no price: no noise, or a query nobody analysed. Always refused.
 
     reason: what happened, in words.
     """

@@ -72,7 +72,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
         with warnings.catch_warnings():
             # Our own limit below is stricter than Pillow's warning.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(stream)
+            image: Image.Image = Image.open(stream)
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large(name, "far more than")) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
@@ -114,12 +114,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit values to 255 (a white picture); keep the high byte instead.
-        values = np.asarray(image).astype(np.float64)
-        if image.mode != "F" and values.size and values.max() > 255:
+        # Pillow would clip 16-bit values to 255 (a white picture); scale them instead.
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        top = float(values.max())
+        if image.mode.startswith("I;16") or (image.mode == "I" and 255 < top <= 65535):
             values = values / 257.0
-        grey = np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
-        return Image.fromarray(grey, mode=None).convert("RGB")
+        elif top > 255:
+            values = values * (255.0 / top)
+        elif image.mode == "F" and 0 < top <= 1:
+            values = values * 255.0
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))

@@ -101,34 +101,39 @@ def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
 
     Corpus BLEU adds counts over images before it divides; the mean of the per-image values is a different number.
     """
+    counts = bleu_counts(hypotheses, references)
+    return bleu_from_counts(counts.sum(0)), bleu_from_counts(counts)
+
+
+def bleu_counts(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Floats:
+    """What BLEU needs to know of each caption, [N, 10]: correct n-grams [4], all n-grams [4], length, closest length.
+
+    Counts add up: the sum over any set of captions gives that set's corpus BLEU through `bleu_from_counts`.
+    """
     _check(hypotheses, references)
-    correct = np.zeros((len(hypotheses), MAX_ORDER))
-    guessed = np.zeros((len(hypotheses), MAX_ORDER))
-    length = np.array([len(tokens) for tokens in hypotheses], dtype=np.float64)
-    closest = np.zeros(len(hypotheses))
+    counts = np.zeros((len(hypotheses), 2 * MAX_ORDER + 2))
     for row, (tokens, captions) in enumerate(zip(hypotheses, references, strict=True)):
-        closest[row] = min((abs(len(caption) - len(tokens)), len(caption)) for caption in captions)[1]
         ceiling: dict[tuple[str, ...], int] = {}
         for caption in captions:
             for gram, count in _ngrams(caption).items():
                 ceiling[gram] = max(ceiling.get(gram, 0), count)
         for gram, count in _ngrams(tokens).items():
-            correct[row, len(gram) - 1] += min(count, ceiling.get(gram, 0))
-        guessed[row] = np.maximum(0, len(tokens) - np.arange(MAX_ORDER))
-    corpus = _bleu_of(
-        correct.sum(0)[None], guessed.sum(0)[None], length.sum(keepdims=True), closest.sum(keepdims=True)
-    )
-    return corpus[0], _bleu_of(correct, guessed, length, closest)
+            counts[row, len(gram) - 1] += min(count, ceiling.get(gram, 0))
+        counts[row, MAX_ORDER : 2 * MAX_ORDER] = np.maximum(0, len(tokens) - np.arange(MAX_ORDER))
+        closest = min((abs(len(caption) - len(tokens)), len(caption)) for caption in captions)[1]
+        counts[row, -2:] = len(tokens), closest
+    return counts
 
 
-def _bleu_of(correct: Floats, guessed: Floats, length: Floats, closest: Floats) -> Floats:
-    """Geometric means of the clipped precisions [N, 4] with the brevity penalty, guards as in the reference."""
-    precision = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=1)
+def bleu_from_counts(counts: Floats) -> Floats:
+    """BLEU-1..4 [..., 4] from summed counts [..., 10]: clipped precisions' geometric mean times the brevity penalty."""
+    correct, guessed = counts[..., :MAX_ORDER], counts[..., MAX_ORDER : 2 * MAX_ORDER]
+    precision = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1)
     value = precision ** (1.0 / np.arange(1, MAX_ORDER + 1))
-    ratio = (length + _TINY) / (closest + _SMALL)
-    # An empty caption has ratio ~1e-16; the exponential underflows to exactly 0, which is the score it deserves.
-    penalty = np.where(ratio < 1, np.exp(1 - 1 / np.maximum(ratio, 1e-300)), 1.0)
-    return value * penalty[:, None]
+    ratio = (counts[..., -2] + _TINY) / (counts[..., -1] + _SMALL)
+    # An empty caption has a ratio near 1e-16; the exponential underflows to exactly 0, the score it deserves.
+    penalty = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
+    return np.asarray(value * penalty[..., None], dtype=np.float64)
 
 
 def rouge_l(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Floats:
@@ -193,7 +198,9 @@ def cider(
                 if scale == 0:
                     continue
                 theirs = other[order]
-                product = sum(min(value, theirs[gram]) * theirs[gram] for gram, value in vectors[order].items() if gram in theirs)
+                product = sum(
+                    min(value, theirs[gram]) * theirs[gram] for gram, value in vectors[order].items() if gram in theirs
+                )
                 total += damping * product / scale
         scores[row] = _CIDER_SCALE * total / (MAX_ORDER * len(captions))
     return scores
@@ -228,4 +235,6 @@ def _check(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]])
             raise ValueError(f"caption {row} came without a reference; give at least one or leave the image out")
     for kind, texts in (("caption", hypotheses[:1]), ("reference", references[0][:1])):
         if isinstance(texts[0], str):
-            raise TypeError(f"a {kind} was given as one string; expected a list of tokens: use tokenise or score_captions")
+            raise TypeError(
+                f"a {kind} was given as one string; expected a list of tokens: use tokenise or score_captions"
+            )

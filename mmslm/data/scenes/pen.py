@@ -79,9 +79,7 @@ class Pen:
         """A filled box."""
         self.poly(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), fill, edge)
 
-    def round_rect(
-        self, x0: float, y0: float, x1: float, y1: float, r: float, fill: RGB, edge: bool = False
-    ) -> None:
+    def round_rect(self, x0: float, y0: float, x1: float, y1: float, r: float, fill: RGB, edge: bool = False) -> None:
         """A filled box with cut corners; ``r`` in local units of the width."""
         s = r * self.aspect
         self.poly(
@@ -127,10 +125,10 @@ class Pen:
         top = (y0 + y1 - HEIGHT * height) / 2
         for a, b, c, d in boxes:
             u0, u1 = left + a * width, left + c * width
-            if self.mirrored:
-                u0, u1 = 100 - u1, 100 - u0
+            if self.mirrored:  # read from left to right also on a mirrored thing
+                u0, u1 = x0 + x1 - u0, x0 + x1 - u1
             v0, v1 = top + b * height, top + d * height
-            p = self._map(((u0, v0), (u1, v0), (u1, v1), (u0, v1)))
-            # Polygons include their far edge: draw one pixel less.
-            (ax, ay), (bx, by), (cx, cy), (dx, dy) = p
-            self.draw.polygon([(ax, ay), (max(ax, bx - 1), by), (max(dx, cx - 1), max(by, cy - 1)), (dx, max(ay, dy - 1))], fill=fill)
+            (ax, ay), (bx, by), (cx, cy), (dx, dy) = self._map(((u0, v0), (u1, v0), (u1, v1), (u0, v1)))
+            # Polygons include their far edge, which would fatten thin strokes: draw one pixel less.
+            bx, cx, cy, dy = max(ax, bx - 1), max(dx, cx - 1), max(by, cy - 1), max(ay, dy - 1)
+            self.draw.polygon([(ax, ay), (bx, by), (cx, cy), (dx, dy)], fill=fill)

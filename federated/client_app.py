@@ -1,0 +1,85 @@
+"""The ClientApp: what a device does when the server calls. Message API, the same object in every runtime.
+
+- ``train``: load the round's adapters into the resident model, train them on this device's photos, answer the update.
+- ``evaluate``: the loss of the round's adapters on this device's photos. Only runs that claim no privacy may ask: the
+  answer is a number from private data.
+- ``query.identity``: which device this is.
+
+Nothing else leaves: see ``federated.wire``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from federated import wire
+from federated.bench import Bench, Benches
+from federated.roster import device_number, introduce
+
+
+class BenchesByRun:
+    """The benches of the runs that this process has served; one process may serve several runs."""
+
+    def __init__(self, open_bench: Callable[[Context], Bench]) -> None:
+        self._open_bench = open_bench
+        self._benches: dict[int, Benches] = {}
+
+    def of(self, context: Context) -> Bench:
+        if context.run_id not in self._benches:
+            # setdefault is atomic: two threads that come first together get one object.
+            self._benches.setdefault(context.run_id, Benches(lambda: self._open_bench(context)))
+        return self._benches[context.run_id].mine()
+
+
+def client_app(open_bench: Callable[[Context], Bench]) -> ClientApp:
+    """The app over benches that ``open_bench`` opens; it is asked once per run and process."""
+    benches = BenchesByRun(open_bench)
+    flower_app = ClientApp()
+
+    @flower_app.train()
+    def train(message: Message, context: Context) -> Message:
+        vector, round_number, layout = wire.read_request(message)
+        bench = benches.of(context)
+        _check_layout(bench, layout)
+        delta, loss = bench.train(device_number(context), round_number, vector)
+        return wire.reply(delta, message, loss=None if bench.settings.private else loss)
+
+    @flower_app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        vector, round_number, layout = wire.read_request(message)
+        bench = benches.of(context)
+        _check_layout(bench, layout)
+        if bench.settings.private:
+            raise ValueError(
+                "this run promises privacy, and a loss on private photos is not covered by it; not answered."
+            )
+        loss = bench.evaluate(device_number(context), round_number, vector)
+        return Message(RecordDict({wire.FACTS: MetricRecord({"loss": loss})}), reply_to=message)
+
+    @flower_app.query("identity")
+    def identity(message: Message, context: Context) -> Message:
+        return introduce(message, context)
+
+    return flower_app
+
+
+def _check_layout(bench: Bench, layout: str) -> None:
+    if layout != bench.adapters.layout():
+        raise ValueError(
+            "the server's adapters have other names or shapes than this device's; "
+            "both need the same base model and the "
+            "same adapters section."
+        )
+
+
+def _open_from_run_config(context: Context) -> Bench:
+    # Imported here: the in-process runtime brings its own model, and must not load one to learn the app's shape.
+    from federated.job import open_bench
+
+    return open_bench(context)
+
+
+app = client_app(_open_from_run_config)

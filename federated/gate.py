@@ -1,0 +1,105 @@
+"""The gate before aggregation: an update is admitted only if it can be summed; what is not is dropped and named.
+
+A dropped device contributes zero, which the mechanism already accounts for (a device that is absent). The gate never
+repairs: an update of the wrong length or with a NaN says that the device is broken or hostile, and a repaired one would
+be a guess. Size is not judged here: the mechanism clips every update to C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Message
+from torch import Tensor
+
+from federated.wire import DELTA, FACTS, UPDATE, from_array
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A device whose reply was not used, and why (one sentence, no content of the reply)."""
+
+    device: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What a round may sum: device -> update [d] float32, in the order of device numbers.
+
+    ``losses`` is empty in a private run: devices do not send them.
+    """
+
+    updates: dict[int, Tensor]
+    rejections: tuple[Rejection, ...]
+    losses: tuple[float, ...]
+
+
+def admit(replies: Sequence[Message], asked: Mapping[str, int], dimension: int) -> Admitted:
+    """Sort replies into usable and not.
+
+    ``asked``: message id -> device, as the server sent them. Replies are matched by the id of the message that they
+    answer, never by a sender's own claim (Flower's error replies carry the server's id as their source). A second reply
+    to one message, a reply to none, and a device that did not answer are named too.
+    """
+    updates: dict[int, Tensor] = {}
+    rejections: list[Rejection] = []
+    losses: dict[int, float] = {}
+    answered: set[int] = set()
+    for message in replies:
+        device = asked.get(message.metadata.reply_to_message_id)
+        if device is None:
+            rejections.append(Rejection(-1, "it answers a message that this round did not send"))
+            continue
+        if device in answered:
+            rejections.append(Rejection(device, "it answered twice; the first answer counts"))
+            continue
+        answered.add(device)
+        reason, update = _judge(message, dimension)
+        if update is None:
+            rejections.append(Rejection(device, reason))
+            continue
+        updates[device] = update
+        if (facts := message.content.metric_records.get(FACTS)) is not None:
+            loss = facts.get("loss")
+            if isinstance(loss, float) and math.isfinite(loss):
+                losses[device] = loss
+    rejections.extend(
+        Rejection(device, "it did not answer in time") for device in asked.values() if device not in answered
+    )
+    return Admitted(
+        updates={device: updates[device] for device in sorted(updates)},
+        rejections=tuple(sorted(rejections, key=lambda rejection: rejection.device)),
+        losses=tuple(losses[device] for device in sorted(losses)),
+    )
+
+
+def _judge(message: Message, dimension: int) -> tuple[str, Tensor | None]:
+    """(reason, None) for a reply that cannot be used, ("", update) for one that can."""
+    if message.has_error():
+        return f"it failed: {message.error.reason or f'error {message.error.code}'}", None
+    records = message.content.array_records.get(UPDATE)
+    if records is None or set(records) != {DELTA}:
+        held = sorted(records) if records is not None else "no update"
+        return f"its reply holds {held} where exactly one array {DELTA!r} is expected", None
+    array = records[DELTA]
+    # Judged by what it declares before its bytes are read: a hostile header must not make the server allocate.
+    if array.dtype != "float32" or tuple(array.shape) != (dimension,):
+        return (
+            f"its update is {array.dtype} of shape {tuple(array.shape)}, and ({dimension},) of float32 is expected",
+            None,
+        )
+    if len(array.data) > 4 * dimension + 1024:
+        return f"its update carries {len(array.data)} bytes for {dimension} numbers", None
+    try:
+        update = from_array(array)
+    except (ValueError, TypeError, EOFError, OSError) as error:
+        return f"its update cannot be read ({type(error).__name__})", None
+    if update.dtype != torch.float32 or tuple(update.shape) != (dimension,):
+        return f"its update holds {update.dtype} of shape {tuple(update.shape)} and declares otherwise", None
+    if not bool(torch.isfinite(update).all()):
+        return "its update holds values that are not finite", None
+    return "", update

@@ -1,0 +1,252 @@
+"""The rounds: sample a cohort, ask it, admit its updates, account, release, step, checkpoint. In this order.
+
+User-level differential privacy in the central model: the server is trusted with single updates while a round lasts, and
+with nothing of them after it. The unit is one device (a household). The cohort is sampled by Poisson, for real; every
+update is clipped to C; the sum gets Gaussian noise and is divided by q N, a public constant. A device that is sampled
+and does not answer, or answers nonsense, contributes zero, which changes no sensitivity.
+
+The ledger is written, and on the disk, before the noise of a round is drawn. So a crash can only leave a round that was
+paid for and not used, never one that was used and not paid for. On resuming,
+
+- with seeded (simulation) noise the lost round is computed again: the same cohort, the same noise, the same release,
+  hence nothing new is paid and the run ends bit for bit where an undisturbed one does;
+- with secure noise it stays spent, the model did not move in it, and the run goes on with the next. The number of
+  releases never exceeds the planned one.
+
+What goes into the history is public: it is the configuration, or a function of what was released. How many devices
+came,
+their names and their losses are shown to the operator while the run lasts, and not written.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from federated import wire
+from federated.accounts import Account, open_account
+from federated.checkpoint import Checkpoints, Facts, RoundState
+from federated.gate import Admitted, Rejection, admit
+from federated.roster import Roster
+from federated.server_optimiser import ServerOptimiser
+from federated.settings import FederatedConfig
+from federated.vector import check_vector
+
+logger = logging.getLogger(__name__)
+
+FEWEST_TO_JUDGE = 3  # of so many devices asked, all failing is a fault of the run and not of the devices
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; the message says why, what is safe, and what to do."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after everything was made safe; the message says where the run stands and how to go on."""
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """What is told after a round.
+
+    Public: round (from 1), rounds, epsilon (spent so far; None without privacy), update_norm (L2 of the released mean).
+    For the operator only, never written by a private run: seconds, cohort, answered, rejections, bytes_up, bytes_down,
+    loss (None in a private run: devices do not send it).
+    """
+
+    round: int
+    rounds: int
+    epsilon: float | None
+    update_norm: float
+    seconds: float = field(compare=False)
+    cohort: int
+    answered: int
+    rejections: tuple[Rejection, ...]
+    bytes_up: int
+    bytes_down: int
+    loss: float | None
+
+    def public(self) -> Facts:
+        return {"round": self.round, "epsilon": self.epsilon, "update_norm": self.update_norm}
+
+
+@dataclass
+class Job:
+    """Everything a run needs beside the grid.
+
+    initial: [d] float32, the adapters before the first round. layout: of the vector (``AdapterVector.layout``).
+    run_dir: gets ``rounds/`` with the checkpoints and, in a private run, ``ledger.jsonl``.
+    timeout: seconds to wait for a round's replies; None waits for all of them.
+    """
+
+    settings: FederatedConfig
+    initial: Tensor
+    layout: str
+    run_dir: Path
+    progress: Callable[[RoundFacts], None] | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """vector: [d] float32, the trained adapters. history: public facts, one dict a round. lost: rounds that were spent
+    in a crash without moving the model. epsilon: spent (None without privacy). ledger: its file, or None.
+    """
+
+    vector: Tensor
+    history: tuple[Facts, ...]
+    lost: tuple[int, ...]
+    epsilon: float | None
+    noise_multiplier: float | None
+    ledger: Path | None
+
+
+class Rounds:
+    """One run's server side. ``run()`` begins or resumes it, by what the run directory holds."""
+
+    def __init__(self, grid: Grid, job: Job) -> None:
+        check_vector(job.initial, job.initial.numel())
+        self.grid = grid
+        self.job = job
+        self.settings = job.settings
+        self.dimension = job.initial.numel()
+        self.checkpoints = Checkpoints(job.run_dir / "rounds", job.settings.fingerprint())
+        self.optimiser = ServerOptimiser(job.settings.server, self.dimension)
+        self.roster = Roster(grid, job.settings.households)
+        self.vector = job.initial.clone()
+        self.lost: tuple[int, ...] = ()
+        self.history: list[Facts] = []
+
+    def run(self) -> Result:
+        """Train to the last round. Raises Interrupted, RunFailed, CheckpointError, BudgetExceeded or OSError, each
+        leaving a run directory that the next call resumes.
+        """
+        settings = self.settings
+        self.job.run_dir.mkdir(parents=True, exist_ok=True)
+        state = self.checkpoints.latest()
+        account = open_account(settings, self.job.run_dir, fresh=state is None)
+        first = self._resume(state, account)
+        try:
+            for number in range(first, settings.rounds):
+                self._round(number, account)
+        except KeyboardInterrupt:
+            raise Interrupted(self._where()) from None
+        return Result(
+            vector=self.vector,
+            history=tuple(self.history),
+            lost=self.lost,
+            epsilon=account.epsilon(),
+            noise_multiplier=account.noise_multiplier,
+            ledger=account.path,
+        )
+
+    def _resume(self, state: RoundState | None, account: Account) -> int:
+        """Take up the newest checkpoint; returns the number of the round to begin with."""
+        done = 0
+        if state is not None:
+            check_vector(state.vector, self.dimension)
+            self.vector, done, self.lost = state.vector, state.rounds_done, state.lost
+            self.history = list(state.history)
+            self.optimiser.load(state.optimiser, state.optimiser_steps)
+            logger.info("resuming after round %d of %d", done, self.settings.rounds)
+        paid = account.rounds_paid(done)
+        if paid > done and not account.repeatable:
+            lost = tuple(range(done, paid))
+            self.lost += lost
+            logger.warning(
+                "%s spent in an earlier crash without moving the model; going on with round %d of %d",
+                f"round {done + 1} was" if len(lost) == 1 else f"rounds {done + 1} to {paid} were",
+                paid + 1,
+                self.settings.rounds,
+            )
+            return paid
+        return done
+
+    def _round(self, number: int, account: Account) -> None:
+        began = time.monotonic()
+        account.ask(number)  # before anything is trained: a round that may not be released is not begun
+        cohort = account.cohort(number)
+        admitted, bytes_up, bytes_down = self._train(cohort, number)
+        if len(cohort) >= FEWEST_TO_JUDGE and not admitted.updates:
+            reasons = {rejection.reason for rejection in admitted.rejections}
+            raise RunFailed(
+                f"all {len(cohort)} devices of round {number + 1} failed "
+                f"({'; '.join(sorted(reasons)[:2])}); nothing was "
+                "released or spent in it. Mend the cause and start again to resume."
+            )
+        for rejection in admitted.rejections:
+            logger.warning("round %d: device %d was dropped: %s", number + 1, rejection.device, rejection.reason)
+        mean = account.release(number, admitted.updates, self.dimension)
+        self.vector = self.optimiser.step(self.vector, mean)
+        losses = admitted.losses
+        facts = RoundFacts(
+            round=number + 1,
+            rounds=self.settings.rounds,
+            epsilon=account.epsilon(),
+            update_norm=float(torch.linalg.vector_norm(mean)),
+            seconds=time.monotonic() - began,
+            cohort=len(cohort),
+            answered=len(admitted.updates),
+            rejections=admitted.rejections,
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
+            loss=sum(losses) / len(losses) if losses else None,
+        )
+        self.history.append(facts.public())
+        self.checkpoints.save(
+            RoundState(
+                rounds_done=number + 1,
+                vector=self.vector,
+                optimiser=self.optimiser.state(),
+                optimiser_steps=self.optimiser.steps,
+                fingerprint=self.checkpoints.fingerprint,
+                lost=self.lost,
+                history=tuple(self.history),
+            )
+        )
+        if self.job.progress is not None:
+            self.job.progress(facts)
+
+    def _train(self, cohort: list[int], number: int) -> tuple[Admitted, int, int]:
+        """Send the vector to the cohort and gather what came back: (admitted, bytes up, bytes down)."""
+        self.roster.refresh()
+        vector = wire.to_array(self.vector)
+        messages, devices, absent = [], [], []
+        for device in cohort:
+            node = self.roster.node(device)
+            if node is None:
+                absent.append(Rejection(device, "it is not connected"))
+                continue
+            content = wire.request(vector, number, self.job.layout)
+            messages.append(
+                self.grid.create_message(content, message_type=wire.TRAIN, dst_node_id=node, group_id=str(number + 1))
+            )
+            devices.append(device)
+        replies = list(self.grid.send_and_receive(messages, timeout=self.job.timeout)) if messages else []
+        asked = {message.metadata.message_id: device for message, device in zip(messages, devices, strict=True)}
+        admitted = admit(replies, asked, self.dimension)
+        up = sum(
+            len(array.data)
+            for reply in replies
+            if reply.has_content()
+            for record in reply.content.array_records.values()
+            for array in record.values()
+        )
+        everything = Admitted(admitted.updates, (*admitted.rejections, *absent), admitted.losses)
+        return everything, up, len(vector.data) * len(messages)
+
+    def _where(self) -> str:
+        state = self.checkpoints.latest()
+        done = 0 if state is None else state.rounds_done
+        return (
+            f"Stopped after round {done} of {self.settings.rounds}; everything up to "
+            f"there is saved in {self.job.run_dir}, "
+            "and the same command goes on from it."
+        )

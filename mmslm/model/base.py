@@ -1,0 +1,47 @@
+"""What all mmslm modules share as transformers models: capabilities and the initialisation of weights."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from mmslm.model.experts import LowRankDelta
+
+
+class MMSLMPreTrainedModel(PreTrainedModel):
+    """Base class: safetensors only, SDPA attention, gradient checkpointing."""
+
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("DecoderLayer",)
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal(0, initializer_range) for weights, ones and zeros for norms; low-rank deltas start as no delta."""
+        if isinstance(module, nn.Conv2d):
+            # Fan-in scaling: three strided convolutions in a row would otherwise shrink the picture to nothing.
+            fan = module.weight[0].numel()
+            init.normal_(module.weight, mean=0.0, std=fan**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+            return
+        super()._init_weights(module)
+        if isinstance(module, LowRankDelta):
+            init.zeros_(module.b.weight)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write config.json and model.safetensors. Refuses `safe_serialization=False` with ValueError."""
+        if kwargs.get("safe_serialization") is False:
+            raise ValueError(
+                "safe_serialization=False would write a pickle; mmslm models are saved as safetensors only."
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+__all__ = ["MMSLMPreTrainedModel"]

@@ -1,0 +1,185 @@
+"""What an mmslm model is made of: the configuration of its language model, its image front end and its image experts.
+
+One `MMSLMConfig` describes a model completely; `config.json` in a model directory is this object. It refuses shapes that
+cannot work (heads that do not divide the width, an image that does not divide into its grid, experts on layers that do
+not exist) with one sentence that names the field, what was given and what is expected.
+"""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class MMSLMTextConfig(PreTrainedConfig):
+    """The compact language model: RMSNorm, RoPE, grouped-query attention, SwiGLU (the Llama layout).
+
+    Sizes are counts of units; `rope_parameters` is `{"rope_type": "default", "rope_theta": float}`;
+    `max_position_embeddings` is the longest sequence in tokens, image tokens included.
+    """
+
+    model_type = "mmslm_text"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    vocab_size: int = 2048
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 6
+    num_key_value_heads: int = 2
+    head_dim: int | None = None
+    max_position_embeddings: int = 512
+    rms_norm_eps: float = 1e-5
+    rope_parameters: dict | None = None
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    initializer_range: float = 0.04
+    use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // max(self.num_attention_heads, 1)
+        if self.rope_parameters is None:
+            self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that cannot work. Raises ValueError."""
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"text_config.{name} is {getattr(self, name)}; give a whole number of at least 1.")
+        if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"text_config.num_attention_heads is {self.num_attention_heads}, which num_key_value_heads "
+                f"({self.num_key_value_heads}) does not divide; choose a divisor."
+            )
+        if self.head_dim is None or self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"text_config.head_dim is {self.head_dim}; rotary positions need an even number.")
+        rope = self.rope_parameters or {}
+        if rope.get("rope_type", "default") != "default":
+            raise ValueError(
+                f"text_config.rope_parameters asks for rope_type {rope['rope_type']!r}; only 'default' is supported."
+            )
+        if not float(rope.get("rope_theta", 0.0)) > 0.0:
+            raise ValueError(
+                f"text_config.rope_parameters needs a positive rope_theta, got {rope.get('rope_theta')!r}."
+            )
+
+
+@strict
+class MMSLMVisionConfig(PreTrainedConfig):
+    """The image front end. `kind` chooses it; the other fields size it.
+
+    conv_stem  three strided 3x3 convolutions to a grid of image_size / 8, then transformer blocks; LayerNorm only, so it
+               can be trained under per-sample clipping. `stem_channels` are the widths of the first two convolutions.
+
+    `image_size` is the side in pixels of the square picture that the model sees.
+    """
+
+    model_type = "mmslm_vision"
+
+    kind: Literal["conv_stem"] = "conv_stem"
+    image_size: int = 96
+    num_channels: int = 3
+    stem_channels: list[int] | tuple[int, ...] = (32, 80)
+    hidden_size: int = 160
+    intermediate_size: int = 480
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 5
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.04
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the feature map that the front end gives, in cells."""
+        return self.image_size // 8
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that cannot work. Raises ValueError."""
+        if self.num_channels != 3:
+            raise ValueError(f"vision_config.num_channels is {self.num_channels}; pictures are RGB, give 3.")
+        if self.image_size < 16 or self.image_size % 8:
+            raise ValueError(f"vision_config.image_size is {self.image_size}; give a multiple of 8 of at least 16.")
+        if len(self.stem_channels) != 2 or min(self.stem_channels) < 1:
+            raise ValueError(f"vision_config.stem_channels is {self.stem_channels}; give two widths of at least 1.")
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"vision_config.hidden_size is {self.hidden_size}, which num_attention_heads "
+                f"({self.num_attention_heads}) does not divide; choose a divisor."
+            )
+
+
+@strict
+class MMSLMConfig(PreTrainedConfig):
+    """A whole model: language model, image front end, projector, and (if any) image experts.
+
+    `pixel_shuffle` s folds s x s neighbouring cells into one image token. `image_experts` is None or what
+    `add_image_experts` was given (rank, layers, train, seed, include), so that a saved model is rebuilt with its experts.
+    """
+
+    model_type = "mmslm"
+    sub_configs_defaults = {  # noqa: RUF012 (transformers reads the class attribute)
+        "text_config": SubConfigSpec(config_class=MMSLMTextConfig),
+        "vision_config": SubConfigSpec(config_class=MMSLMVisionConfig),
+    }
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    pixel_shuffle: int = 2
+    image_token_id: int = 4
+    image_experts: dict | None = None
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.04
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+
+    @property
+    def text(self) -> MMSLMTextConfig:
+        """The language model's part, typed."""
+        if not isinstance(self.text_config, MMSLMTextConfig):
+            raise TypeError(f"text_config is a {type(self.text_config).__name__}; an MMSLMTextConfig is expected.")
+        return self.text_config
+
+    @property
+    def vision(self) -> MMSLMVisionConfig:
+        """The image front end's part, typed."""
+        if not isinstance(self.vision_config, MMSLMVisionConfig):
+            raise TypeError(
+                f"vision_config is a {type(self.vision_config).__name__}; an MMSLMVisionConfig is expected."
+            )
+        return self.vision_config
+
+    @property
+    def tokens_per_image(self) -> int:
+        """How many image tokens one picture takes in the sequence."""
+        return (self.vision.grid_size // self.pixel_shuffle) ** 2
+
+    def validate_architecture(self) -> None:
+        """Refuse parts that do not fit together. Raises ValueError."""
+        if self.pixel_shuffle < 1 or self.vision.grid_size % self.pixel_shuffle:
+            raise ValueError(
+                f"pixel_shuffle is {self.pixel_shuffle}, which does not divide the image grid of "
+                f"{self.vision.grid_size} cells; choose a divisor."
+            )
+        if not 0 <= self.image_token_id < self.text.vocab_size:
+            raise ValueError(
+                f"image_token_id is {self.image_token_id}, outside the vocabulary of {self.text.vocab_size} tokens."
+            )
+        if self.tokens_per_image + 1 >= self.text.max_position_embeddings:
+            raise ValueError(
+                f"One picture takes {self.tokens_per_image} tokens, but max_position_embeddings is "
+                f"{self.text.max_position_embeddings}; raise it or pixel_shuffle."
+            )
+        if self.image_experts is not None:
+            from mmslm.model.experts import ExpertSpec  # a circular import at module level
+
+            ExpertSpec.from_dict(self.image_experts, self.text.num_hidden_layers)
+
+
+__all__ = ["MMSLMConfig", "MMSLMTextConfig", "MMSLMVisionConfig"]

@@ -1,0 +1,98 @@
+"""Model directories: written whole or not at all, read without the network and without anything that unpickles.
+
+A directory holds config.json, model.safetensors, tokenizer.json, tokenizer_config.json, processor_config.json and
+chat_template.jinja. It refuses directories with parts missing, damaged files, and weights in pickle formats.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mmslm.model.configuration import MMSLMConfig
+from mmslm.model.modeling import MMSLMForConditionalGeneration
+from mmslm.processing import MMSLMProcessor
+from mmslm.registration import register
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+
+
+def save_model(model: MMSLMForConditionalGeneration, processor: MMSLMProcessor, folder: str | Path) -> Path:
+    """Write a model directory; what was there before stays until everything new is written."""
+    target = Path(folder)
+    part = target.with_name(target.name + ".part")
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    model.save_pretrained(part)
+    processor.save_pretrained(part)
+    if target.exists():
+        for item in part.iterdir():
+            item.replace(target / item.name)
+        part.rmdir()
+    else:
+        part.replace(target)
+    return target
+
+
+def load_model(
+    folder: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[MMSLMForConditionalGeneration, MMSLMProcessor]:
+    """The model (in evaluation mode) and processor of a directory.
+
+    Raises FileNotFoundError where the directory or a part is missing, ValueError where weights are damaged, belong to
+    another configuration, or are a pickle.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no model directory at {path}; check the path or train a model first.")
+    if not (path / WEIGHTS).is_file():
+        pickles = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+        if pickles:
+            raise ValueError(f"{path} holds {pickles[0]}, a pickle, which mmslm does not read; give {WEIGHTS}.")
+    for name in ("config.json", WEIGHTS):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} holds no {name}; give a model directory that mmslm wrote.")
+    register()
+    config = _config(path)
+    model = MMSLMForConditionalGeneration(config)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    state: dict[str, torch.Tensor] = {}
+    try:
+        with safe_open(path / WEIGHTS, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (not a dict)
+                state[name] = weights.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path / WEIGHTS} is damaged or cut short ({error}); copy or download it again.") from error
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    missing = sorted(set(expected) - set(state) - tied)
+    wrong = sorted(name for name, value in state.items() if expected.get(name) != tuple(value.shape))
+    if missing or wrong:
+        raise ValueError(
+            f"{path / WEIGHTS} does not fit its config.json (first difference: {(missing or wrong)[0]}); "
+            "use the two files that were written together."
+        )
+    bad = next((name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()), None)
+    if bad is not None:
+        raise ValueError(f"{path / WEIGHTS} holds numbers that are not finite in {bad}; use an earlier checkpoint.")
+    model.load_state_dict(state, strict=False)
+    model.tie_weights()
+    return model.to(dtype).eval(), MMSLMProcessor.load(path)
+
+
+def _config(path: Path) -> MMSLMConfig:
+    try:
+        config: Any = MMSLMConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path / 'config.json'} is no configuration ({error}); copy it again.") from error
+    if not isinstance(config, MMSLMConfig):
+        raise ValueError(f"{path / 'config.json'} describes a {config.model_type} model; an mmslm model is expected.")
+    return config
+
+
+__all__ = ["load_model", "save_model"]

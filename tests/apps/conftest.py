@@ -1,0 +1,31 @@
+"""One Chromium for all tests of the apps, and axe-core, where the machine has them; else the tests say what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from apps_support import AXE, CHROMIUM
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One browser for the whole session."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine: install it (apt-get install chromium), or name it in MMSLM_CHROMIUM")
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe_source() -> str:
+    """The text of axe-core."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: npm install --no-save axe-core, or name axe.min.js in MMSLM_AXE")
+    return AXE.read_text(encoding="utf-8")

@@ -1,0 +1,123 @@
+"""No connection leaves the machine, no byte of a photo stays on it, and no word of a request reaches a log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apps_support import Client, data_url, encoded, picture
+
+from apps import shell
+
+CANARY = "canary-7f3a91-question"
+HERE = Path(__file__).parent
+
+
+class Server:
+    """The apps in a process of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.notes, self.log = folder / "notes.json", folder / "server.log"
+        self.home = folder / "home"
+        self.home.mkdir()
+        environment = {**os.environ, "HOME": str(self.home), "XDG_CACHE_HOME": str(self.home), "TMPDIR": str(self.home)}
+        environment["OMP_NUM_THREADS"] = "1"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(HERE / "serve_for_tests.py"), str(self.notes)], stdout=log, stderr=log, env=environment, cwd=folder
+            )
+        for _ in range(600):
+            if self.notes.is_file() and "http" in self.notes.read_text():
+                break
+            if self.process.poll() is not None:
+                raise RuntimeError(self.log.read_text())
+            time.sleep(0.1)
+        self.address = re.search(r"http://[\d.:]+", self.notes.read_text()).group(0)
+
+    def end(self, how: signal.Signals) -> None:
+        self.process.send_signal(how)
+        self.process.wait(timeout=20)
+
+
+@pytest.fixture()
+def server(tmp_path: Path) -> Iterator[Server]:
+    running = Server(tmp_path)
+    yield running
+    if running.process.poll() is None:
+        running.end(signal.SIGKILL)
+
+
+def residue(folders: list[Path], needles: list[bytes]) -> list[str]:
+    """Files under the folders that hold one of the needles."""
+    found = []
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                content = path.read_bytes()
+                found += [str(path) for needle in needles if needle in content]
+    return found
+
+
+def use(address: str) -> tuple[list[Any], list[bytes]]:
+    """Describes a photo, asks about it; returns the answers and the bytes that must not be found anywhere."""
+    photo = encoded(picture(21))
+    client = Client(address)
+    described = client.send("describe", {"id": "r1", "level": "short", "image": data_url(photo)})
+    answered = client.send("ask", {"id": "r2", "question": f"what is {CANARY}?"})
+    broken = client.send("describe", {"id": "r3", "level": "short", "image": data_url(photo[:700])})
+    needles = [photo[400:464], data_url(photo)[600:664].encode(), CANARY.encode(), b"red kettle stands"]
+    assert client.now("forget", {"id": "r2"}) == 200
+    lost = client.send("ask", {"id": "r4", "question": "and now?"})
+    return [described, answered, broken, lost], needles
+
+
+def scratch_folders(pid: int) -> list[Path]:
+    return list(shell.scratch_parent().glob(f"{shell.SCRATCH_PREFIX}{pid}-*"))
+
+
+def test_zero_egress_zero_residue_and_zero_content_in_logs(server: Server, tmp_path: Path) -> None:
+    answers, needles = use(server.address)
+    described, answered, broken, lost = answers
+    assert described["phase"] == "done" and "red kettle" in described["text"] and described["held"]
+    assert answered["phase"] == "done" and answered["text"]
+    assert broken["error"] == "error.damaged" and lost["error"] == "error.lost"
+    scratch = scratch_folders(server.process.pid)
+    assert len(scratch) == 1 and scratch[0].stat().st_mode & 0o077 == 0
+    assert residue([tmp_path, *scratch], needles) == []
+    server.end(signal.SIGTERM)
+    assert server.process.returncode == 0
+    assert json.loads(server.notes.read_text()) == {"foreign": [], "ended": True}
+    assert scratch_folders(server.process.pid) == []
+    assert residue([tmp_path], needles) == []
+    # The control: the search does find a needle where there is one.
+    (tmp_path / "control.bin").write_bytes(b"xx" + needles[0] + b"yy")
+    assert residue([tmp_path], needles) == [str(tmp_path / "control.bin")]
+
+
+def test_what_a_killed_server_left_is_gone_after_the_next_start(server: Server, tmp_path: Path) -> None:
+    _, needles = use(server.address)
+    server.end(signal.SIGKILL)
+    left = scratch_folders(server.process.pid)
+    assert residue([tmp_path, *left], needles) == []
+    with shell.scratch():
+        assert scratch_folders(server.process.pid) == []
+
+
+def test_a_living_process_keeps_its_scratch_folder(tmp_path: Path) -> None:
+    with shell.scratch(tmp_path) as mine:
+        dead = tmp_path / f"{shell.SCRATCH_PREFIX}99999999-abc"
+        dead.mkdir()
+        (dead / "photo").write_bytes(b"x")
+        assert shell.sweep(tmp_path) == 1
+        assert mine.is_dir() and not dead.exists()
+        assert os.environ["GRADIO_TEMP_DIR"] == str(mine) and os.environ["HF_HUB_OFFLINE"] == "1"
+    assert not mine.exists()

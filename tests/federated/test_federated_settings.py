@@ -1,0 +1,54 @@
+"""Settings: unknown keys and promises that mean nothing are refused; Flower's flat form loses nothing."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from federated.settings import AdapterConfig, FederatedConfig, ServerOptimiserConfig
+
+GIVEN = {"households": 1000, "rounds": 50, "sampling_rate": 0.05}
+
+
+def test_unknown_keys_are_refused():
+    with pytest.raises(ValidationError, match="household_count"):
+        FederatedConfig(**GIVEN, household_count=3)
+    with pytest.raises(ValidationError, match="lr"):
+        FederatedConfig(**GIVEN, server={"lr": 1.0})
+
+
+def test_a_delta_that_permits_publishing_a_device_is_refused():
+    with pytest.raises(ValidationError, match="publishing one"):
+        FederatedConfig(**GIVEN, delta=1e-3)
+    assert not FederatedConfig(**GIVEN, delta=1e-3, private=False).private
+
+
+def test_a_cohort_of_less_than_one_device_is_refused():
+    with pytest.raises(ValidationError, match="at least 1 is needed"):
+        FederatedConfig(households=10, rounds=5, sampling_rate=0.05)
+
+
+@pytest.mark.parametrize("layers", [None, (0, 3)])
+def test_the_flat_form_round_trips(layers):
+    settings = FederatedConfig(
+        **GIVEN,
+        noise_multiplier=1.25,
+        server=ServerOptimiserConfig(name="momentum", learning_rate=0.5),
+        adapters=AdapterConfig(rank=8, layers=layers, include=("decoder", "projector")),
+    )
+    flat = settings.to_run_config()
+    assert all(isinstance(value, bool | int | float | str) for value in flat.values())
+    assert FederatedConfig.from_run_config(flat) == settings
+    assert FederatedConfig.from_run_config(flat | {"base": "x"}, other_keys=frozenset({"base"})) == settings
+
+
+def test_an_unknown_flat_key_is_refused():
+    with pytest.raises(ValueError, match="roundz"):
+        FederatedConfig.from_run_config(FederatedConfig(**GIVEN).to_run_config() | {"roundz": 3})
+
+
+def test_the_fingerprint_follows_everything_but_the_workers():
+    settings = FederatedConfig(**GIVEN)
+    assert settings.fingerprint() == settings.model_copy(update={"workers": 7}).fingerprint()
+    assert settings.fingerprint() != settings.model_copy(update={"seed": 7}).fingerprint()
+    assert settings.fingerprint() != settings.without_privacy().fingerprint()
