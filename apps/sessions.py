@@ -96,6 +96,13 @@ class Held:
     encoded: Any
     flaws: tuple[str, ...] = ()
     text: str = ""
+    name: str = ""
+
+    def clear(self) -> None:
+        """Lets go of the picture and of what was made of it."""
+        self.picture.close()
+        self.encoded = None
+        self.text = ""
 
 
 @dataclass
@@ -122,9 +129,7 @@ class Session:
         """Stops what runs and drops everything this page gave."""
         self.gone = True
         for held in self.photos:
-            held.picture.close()
-            held.encoded = None
-            held.text = ""
+            held.clear()
         self.photos.clear()
         self.turns.clear()
 

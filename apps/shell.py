@@ -314,6 +314,10 @@ def make_pages(which: str | None, model_dir: str | Path | None, reports: Sequenc
             from apps.captioner import Captioner
 
             pages["captioner"] = Captioner(narrator)
+        if "assistant" in wanted:
+            from apps.assistant import Assistant
+
+            pages["assistant"] = Assistant(narrator)
     return pages
 
 

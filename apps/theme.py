@@ -36,9 +36,9 @@ def head() -> str:
 
 
 def markup(name: str, **parts: str) -> str:
-    """A page's static HTML with ``@part`` replaced. Gradio reads it as a template, so its special marks are refused."""
+    """A page's static HTML with each ``@part`` replaced (``@camera`` by the camera of every photo page). Gradio reads it as a template, so its special marks are refused."""
     text = read(name)
-    for key, value in parts.items():
+    for key, value in {"camera": read("camera.html"), **parts}.items():
         text = text.replace(f"@{key}", value)
     if re.search(r"`|\$\{|\{\{|\\", text):
         raise ValueError(f"{name} holds a back quote, a backslash, '${{' or double braces: Gradio would run them; remove them.")

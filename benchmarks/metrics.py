@@ -1,8 +1,8 @@
 """How fast and how exact our caption metrics are: `python benchmarks/metrics.py [folder of shared data]`.
 
-Prints for each set of stored official scores the largest difference (corpus and per image), the share of captions that
-our tokeniser cuts as the Java original did, and the time for the 5,000 photos of COCO val2017 (one human caption against
-the other four). Needs the metric fixtures and the COCO captions; says which is absent.
+Prints for each set of stored official scores the largest difference (corpus and per image), the share of captions
+that our tokeniser cuts as the Java original did, and the time for the 5,000 photos of COCO val2017 (one human caption
+against the other four). Needs the metric fixtures and the COCO captions; says which is absent.
 """
 
 from __future__ import annotations

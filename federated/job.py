@@ -20,6 +20,7 @@ import logging
 from importlib import resources
 from pathlib import Path
 
+import torch
 from flwr.app import Context
 from safetensors.torch import save
 from torch import nn
@@ -57,7 +58,8 @@ def adapted_model(base: Path, settings: FederatedConfig) -> tuple[nn.Module, MMS
     """The base model in directory ``base`` with fresh image experts, frozen but for them, and its processor."""
     directory = base_directory(base)
     register()
-    model = MMSLMForConditionalGeneration.from_pretrained(directory, local_files_only=True)
+    # Weights are stored in bfloat16; adapters must train in float32, or small updates round away.
+    model = MMSLMForConditionalGeneration.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
     adapters = settings.adapters
     model.add_image_experts(
         adapters.rank, layers=adapters.layers, train=adapters.train, seed=adapters.seed, include=adapters.include

@@ -65,7 +65,7 @@ class FederatedConfig(Section):
 
     households: int = Field(..., ge=1, le=10_000_000, description="devices that exist: N, a public number")
     photos_per_household: int = Field(default=4, ge=1, le=10_000)
-    turns_per_photo: int = Field(default=4, ge=1, le=16, description="captions and questions asked about one photo")
+    turns_per_photo: int = Field(default=2, ge=1, le=16, description="captions and questions asked about one photo")
     rounds: int = Field(..., ge=1, le=1_000_000)
     sampling_rate: float = Field(..., gt=0, le=1, description="q: the chance of each device to be in a round's cohort")
     local_steps: int = Field(default=1, ge=1, le=10_000)

@@ -1,10 +1,13 @@
 """Asks a narrator about photos and scores what it says: captions, things named and invented, answers.
 
-Captions are scored against references of the style that was asked for, where photos have them (the scenes do).
 `evaluate` wants a caption of each photo in each style and answers to some of its questions, and returns an
 `Evaluation` (`mmslm.evaluation.results`): one row per caption and per answer, so that a number that looks odd can be
-looked up. Any object with `say_batch(images, prompts, max_new_tokens) -> list` of replies with `.text` will do; where
-replies also have `.confidence` it is kept for calibration.
+looked up. Captions are scored against references of the style that was asked for, where photos have them (the scenes
+do).
+
+Any object with `say_batch(images, prompts, max_new_tokens) -> list` of replies with `.text` will do. Where it also has
+`look_batch(images)`, each picture is looked at once and `say_batch` gets what that returned; where replies also have
+`.confidence`, it is kept for calibration.
 
 CIDEr uses the document frequencies of the evaluated photos' references: compare models on the same photos only
 (`mmslm.evaluation.compare` refuses anything else). It refuses an empty list of photos and a narrator that returns
@@ -84,7 +87,10 @@ def evaluate(
     # A chunk of photos at a time: each is drawn once for all its prompts, and few are in memory at once.
     for start in range(0, len(photos), batch_size):
         chunk = range(start, min(start + batch_size, len(photos)))
-        images = {place: photos[place].image(image_size) for place in chunk}
+        drawn = [photos[place].image(image_size) for place in chunk]
+        # A narrator that can look once and answer often is spared the repeated looking.
+        look = getattr(narrator, "look_batch", None)
+        images: dict[int, Any] = dict(zip(chunk, look(drawn) if callable(look) else drawn, strict=True))
         for number, style in enumerate(styles):
             replies = _ask(narrator, list(images.values()), [prompts[style]] * len(chunk), CAPTION_TOKENS)
             captioned |= {(number, place): reply for place, reply in zip(chunk, replies, strict=True)}
@@ -112,7 +118,7 @@ def evaluate(
     )
 
 
-def _ask(narrator: Talker, images: Sequence[Image.Image], prompts: Sequence[str], tokens: int) -> Sequence[Any]:
+def _ask(narrator: Talker, images: Sequence[Any], prompts: Sequence[str], tokens: int) -> Sequence[Any]:
     replies = narrator.say_batch(images, prompts, tokens)
     if len(replies) != len(prompts):
         raise ValueError(f"the narrator gave {len(replies)} replies to {len(prompts)} prompts; expected one each")

@@ -6,7 +6,7 @@ of punctuation tokens. This file does the same to ordinary captions without Java
 abbreviations and acronyms, brackets written `-lrb-`, quotation marks and punctuation dropped.
 
 It is not the same program, so it never claims to be: on 27,823 human captions and archival titles it agrees with the
-original on all but one, on text full of telephone numbers and form fields on about 95 % (docs/evaluation.md). Scores
+original on all but one, on text full of telephone numbers and form fields on 90 to 95 % (docs/evaluation.md). Scores
 that must equal published ones to the last digit should be computed from text that the original has tokenised.
 
 It refuses anything that is not a string.

@@ -19,7 +19,9 @@ from privacy.report.recompute import (
 )
 
 Finding = tuple[Verdict, str]
-_STATED = 1e-3  # how far a stated number may lie from the recomputed one: other versions of an accountant, not other events
+_STATED = (
+    1e-3  # how far a stated number may lie from the recomputed one: other versions of an accountant, not other events
+)
 _AGREEMENT = 0.02
 _PRV_ERROR = 0.011  # what Opacus' PRV accountant adds to its estimate
 _SMALL_DELTA = 1e-9
@@ -44,9 +46,12 @@ def _epsilon_findings(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
             return
     name = claim.accountant.lower()
     if name in ("clt", "gdp", "gaussian", "normal"):
-        yield "fail", (
-            f"The claim rests on the {name} accountant, a central-limit approximation that under-reports epsilon; "
-            "it proves nothing."
+        yield (
+            "fail",
+            (
+                f"The claim rests on the {name} accountant, a central-limit approximation that under-reports epsilon; "
+                "it proves nothing."
+            ),
         )
         return
     if claim.accountant not in ACCOUNTANTS:
@@ -58,9 +63,12 @@ def _epsilon_findings(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
         yield "fail", f"The {claim.accountant} accountant cannot vouch for the claim: {error}"
         return
     if claim.epsilon < value * (1 - TOLERANCE):
-        yield "fail", (
-            f"The claim says {claim.epsilon:.6g}, but the events cost {value:.6g} at delta {claim.delta:g} "
-            f"by the {claim.accountant} accountant."
+        yield (
+            "fail",
+            (
+                f"The claim says {claim.epsilon:.6g}, but the events cost {value:.6g} at delta {claim.delta:g} "
+                f"by the {claim.accountant} accountant."
+            ),
         )
     yield from _stated_rows(evidence, pricer)
     yield from _stated_curves(evidence, pricer)
@@ -108,7 +116,10 @@ def _stated_curves(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
         for point in claim.profile:
             delta = pricer.delta(evidence.runs, point.epsilon, CURVES)
             if point.delta < delta * (1 - _STATED) - 1e-15:
-                yield "fail", f"The profile says delta {point.delta:.3g} at epsilon {point.epsilon:g}; it is {delta:.3g}."
+                yield (
+                    "fail",
+                    f"The profile says delta {point.delta:.3g} at epsilon {point.epsilon:g}; it is {delta:.3g}.",
+                )
                 break
         if claim.gdp is not None:
             mu, _ = pricer.gdp(evidence.runs, min(claim.delta, 0.05), CURVES)
@@ -123,8 +134,11 @@ def _stated_curves(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
             value = pricer.epsilon([run, *evidence.runs[1:]], claim.delta, CURVES)
             step = evidence.steps[mark - 1]
             if abs(point.epsilon - value) > _STATED * value + 1e-9 or point.step != step:
-                yield "fail", (
-                    f"After {mark} releases epsilon was {value:.6g} (step {step}), not {point.epsilon:.6g} (step {point.step})."
+                yield (
+                    "fail",
+                    (
+                        f"After {mark} releases epsilon was {value:.6g} (step {step}), not {point.epsilon:.6g} (step {point.step})."
+                    ),
                 )
                 return
     except RecomputationError as error:
@@ -147,7 +161,9 @@ def check_delta(evidence: Evidence) -> Check:
     limit = 1 / numbers[0]
     if claim.delta >= limit:
         return Check(
-            "delta", "fail", f"Delta {claim.delta:g} is not below 1 / N = {limit:.3g}: it would allow giving somebody away."
+            "delta",
+            "fail",
+            f"Delta {claim.delta:g} is not below 1 / N = {limit:.3g}: it would allow giving somebody away.",
         )
     return Check("delta", "pass", f"Delta {claim.delta:g} is below 1 / N = {limit:.3g}.")
 
@@ -162,7 +178,9 @@ def check_empirical(evidence: Evidence, pricer: Pricer) -> Check:
         limit = claim.epsilon
         if item.delta < claim.delta:  # a smaller delta allows a larger epsilon: ask the accountant there
             try:
-                limit = max(limit, pricer.epsilon(evidence.runs, item.delta, CURVES)) if item.delta > 0 else float("inf")
+                limit = (
+                    max(limit, pricer.epsilon(evidence.runs, item.delta, CURVES)) if item.delta > 0 else float("inf")
+                )
             except RecomputationError:
                 limit = float("inf")
         if item.v > item.r or item.r > item.m:

@@ -111,7 +111,7 @@ class OneBackward:
         Raises ValueError for a loss of another shape, and for whatever would make per-sample gradients wrong.
         """
         try:
-            _check_losses(losses, sample_mask)
+            check_losses(losses, sample_mask)
             self.recorder.check()
             calls = list(self.recorder.calls)
             if len(losses) == 0:
@@ -310,7 +310,8 @@ def _hand_out(calls: list[Call], grads: list[Tensor]) -> None:
     grads.clear()
 
 
-def _check_losses(losses: Tensor, sample_mask: Tensor | None) -> None:
+def check_losses(losses: Tensor, sample_mask: Tensor | None) -> None:
+    """Raises ValueError unless losses are [B], and the mask too."""
     if losses.dim() != 1:
         raise ValueError(
             f"the losses have shape {list(losses.shape)}; expected [B], one loss per sample: a mean over the batch or "

@@ -75,3 +75,37 @@ def tiny_settings() -> FederatedConfig:
         seed=3,
         workers=2,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """A model directory as ``mmslm`` writes them, two layers wide as a hand: real tokenizer, processor and weights."""
+    from mmslm.data.scenes import sentences
+    from mmslm.model.configuration import MMSLMConfig, MMSLMTextConfig, MMSLMVisionConfig
+    from mmslm.model.modeling import MMSLMForConditionalGeneration
+    from mmslm.processing import MMSLMProcessor
+    from mmslm.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_base")
+    tokenizer = train_tokenizer([line for i in range(60) for line in sentences(i)], None, vocab_size=500)
+    text = MMSLMTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    vision = MMSLMVisionConfig(
+        image_size=32,
+        stem_channels=(8, 12),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    config = MMSLMConfig(text_config=text, vision_config=vision)
+    torch.manual_seed(0)
+    MMSLMForConditionalGeneration(config).save_pretrained(folder)
+    MMSLMProcessor.build(tokenizer, config).save_pretrained(folder)
+    return folder

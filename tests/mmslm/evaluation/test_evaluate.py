@@ -213,6 +213,26 @@ def test_what_was_asked_otherwise_is_not_compared(photos: list[ScenePhoto], orac
         compare(oracle, measured(Oracle(photos), photos, draws=200))
 
 
+class Looking(Oracle):
+    """Looks at pictures first and answers about what it saw."""
+
+    looks = 0
+
+    def look_batch(self, images: Any) -> list[tuple[str, Any]]:
+        self.looks += len(images)
+        return [("seen", image) for image in images]
+
+    def say_batch(self, images: Any, prompts: Any, max_new_tokens: int) -> list[Said]:
+        assert all(word == "seen" for word, _ in images)
+        return super().say_batch([image for _, image in images], prompts, max_new_tokens)
+
+
+def test_a_narrator_that_can_look_once_looks_once(photos: list[ScenePhoto], oracle: Evaluation) -> None:
+    narrator = Looking(photos)
+    assert measured(narrator, photos) == oracle
+    assert narrator.looks == len(photos)
+
+
 class Forgetful:
     def say_batch(self, images: Any, prompts: Any, max_new_tokens: int) -> list[Said]:
         return [Said("a cup")] * (len(prompts) - 1)

@@ -1,0 +1,77 @@
+"""The settings of ``mmslm run``: one YAML, whose ``federated`` section is the federated room's own.
+
+It refuses unknown keys (with the nearest known one), a budget that no noise can meet, and a cohort larger than the data
+has devices, before anything is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from federated.settings import FederatedConfig, ServerOptimiserConfig
+from mmslm.config import Section
+
+
+class DataConfig(Section):
+    """Whose photos. scenes: the embedded households. coco: a folder in COCO captions form, one device per owner."""
+
+    source: Literal["scenes", "coco"] = "scenes"
+    seed: int = Field(0, ge=0, description="of the embedded households")
+    folder: Path | None = Field(None, description="coco: captions.json with images.zip or images/")
+    owner_key: str | None = Field(None, description="coco: which key of an image names its owner, e.g. photographer")
+
+    @model_validator(mode="after")
+    def _folder_with_coco(self) -> Self:
+        if (self.source == "coco") != (self.folder is not None):
+            raise ValueError("source coco needs a folder, and source scenes takes none; give the two together.")
+        return self
+
+
+class CeilingConfig(Section):
+    """The same adapters on the same devices without clipping and noise: what could be had without privacy."""
+
+    rounds: int = Field(10, ge=1)
+    sampling_rate: float = Field(0.05, gt=0, le=1)
+    local_steps: int = Field(1, ge=1)
+    local_learning_rate: float = Field(0.1, gt=0)
+    server: ServerOptimiserConfig = ServerOptimiserConfig()
+
+
+class EvaluationConfig(Section):
+    """Held-out households: none of them took part, so nothing of this costs privacy."""
+
+    households: int = Field(60, ge=5)
+    photos_per_household: int = Field(2, ge=1)
+    questions_per_photo: int = Field(4, ge=0)
+    styles: tuple[Literal["short", "detailed", "hazard"], ...] = ("detailed",)
+    batch: int = Field(32, ge=1)
+    sheet_photos: int = Field(12, ge=1)
+
+
+class RunConfig(Section):
+    """``configs/quickstart.yaml`` and its like."""
+
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    base: str = Field("base", description="a model directory, or 'base' for the one in the package")
+    data: DataConfig = DataConfig()
+    federated: FederatedConfig
+    ceiling: CeilingConfig | None = CeilingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def ceiling_settings(self) -> FederatedConfig | None:
+        """The federated settings of the ceiling; None where none is asked for."""
+        if self.ceiling is None:
+            return None
+        ceiling = self.ceiling
+        return self.federated.without_privacy().model_copy(
+            update={
+                "rounds": ceiling.rounds,
+                "sampling_rate": ceiling.sampling_rate,
+                "local_steps": ceiling.local_steps,
+                "local_learning_rate": ceiling.local_learning_rate,
+                "server": ceiling.server,
+            }
+        )

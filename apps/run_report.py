@@ -1,0 +1,163 @@
+"""The report of a run: the facts that the ledger does not hold, put beside it.
+
+The unit is one household with all its photos; what is released is the noised mean update of every round, and the final
+adapters, which follow from those. The commitment's key stays beside the run and is no part of the report: who has it can
+show later which data was meant. It refuses nothing of its own; ``privacy.report`` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from pathlib import Path
+
+from apps.run_config import RunConfig
+from federated.accounts import LEDGER
+from federated.settings import FederatedConfig
+from mmslm.config import config_hash
+from privacy.ledger import Ledger
+from privacy.report import (
+    Claim,
+    DataFacts,
+    Identity,
+    Mechanism,
+    Outside,
+    SamplingFacts,
+    build_report,
+    data_commitment,
+    now,
+    write_report,
+)
+from privacy.sampling import PoissonSampler
+
+KEY = "commitment.key"
+MODEL = "model/model.safetensors"
+
+
+def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: dict[str, str]) -> tuple[Path, Path]:
+    """report.json and report.html in ``folder``, from its ledger, its model and its settings."""
+    federated = settings.federated
+    ledger = Ledger.open(folder / LEDGER)
+    rounds = len(ledger.events())
+    simulation = federated.noise == "simulation"
+    randomness = "seeded (simulation)" if simulation else "csprng"
+    sampler = PoissonSampler(federated.households, federated.sampling_rate, seed_or_generator=0 if simulation else None)
+    report = build_report(
+        ledger,
+        Claim(
+            epsilon=_spent(ledger, federated),
+            delta=federated.delta,
+            accountant=federated.accountant,
+            adjacency="add_or_remove_one",
+            unit="user",
+            unit_definition="one household and all its photos, captions and questions",
+            released="the noised mean update of every round, and so the final image adapters",
+            threat_model=(
+                "Whoever sees every released update and the final model, and knows all other households. The server is "
+                "trusted with single updates while a round lasts (central model)."
+            ),
+            simulation=simulation,
+        ),
+        mechanism=Mechanism(
+            clip_kind="flat",
+            clip_norm=federated.clip_norm,
+            divisor=federated.expected_cohort,
+            divisor_is_public=True,
+            dtypes={"update": "float32", "norm and sum": "float64", "noise": "float64", "model": "float32"},
+            noise=randomness,
+        ),
+        sampling=SamplingFacts.of(sampler, steps=rounds),
+        data=_data_facts(settings, folder),
+        identity=Identity(
+            name=settings.name,
+            created=now(),
+            software=versions,
+            config_hash=config_hash(settings),
+            model_hash_before=file_hash(base / "model.safetensors"),
+            model_hash_after=file_hash(folder / MODEL),
+            optimizer_steps=rounds,
+            files={MODEL: file_hash(folder / MODEL), "config.yaml": file_hash(folder / "config.yaml")},
+        ),
+        outside=_outside(settings),
+    )
+    return write_report(folder, report)
+
+
+def _spent(ledger: Ledger, federated: FederatedConfig) -> float:
+    """What the ledger's releases cost, rounded up in the fourth decimal: a claim is never below its price."""
+    from privacy.accounting import epsilon
+
+    return math.ceil(epsilon(ledger.events(), federated.delta, federated.accountant) * 1e4) / 1e4
+
+
+def _data_facts(settings: RunConfig, folder: Path) -> DataFacts:
+    federated, data = settings.federated, settings.data
+    description = (
+        f"{federated.households} simulated households of the embedded scenes, {federated.photos_per_household} photos each"
+        if data.source == "scenes"
+        else "real photos, one device per owner"
+    )
+    # The embedded households are a function of the seed, so these few words are the whole data set.
+    whole = [data.model_dump_json().encode(), f"{federated.households}/{federated.photos_per_household}".encode()]
+    return DataFacts(
+        commitment=data_commitment(_key(folder), whole),
+        population=federated.households,
+        population_is_public=True,
+        deduplicated="households are drawn independently; no photo is at two of them" if data.source == "scenes" else "not done",
+        public_pretraining="the base model has seen rendered public scenes only, and words about all kinds of things",
+        tokenizer_trained_on="public sentences of the embedded grammar",
+        description=description,
+    )
+
+
+def _outside(settings: RunConfig) -> list[Outside]:
+    """Everything that looked at data and is not a release of the ledger."""
+    statements = [
+        Outside(kind="loss_curves", statement="Devices do not send losses; none is kept.", data="none"),
+        Outside(
+            kind="evaluation",
+            statement="Metrics are of households that took no part in the training.",
+            data="held_out_people",
+            published=True,
+        ),
+        Outside(kind="checkpoint_selection", statement="The last round is released; none was selected.", data="none"),
+        Outside(
+            kind="hyperparameter_trials",
+            statement="Settings were chosen on other simulated households than these (another seed).",
+            data="none",
+        ),
+        Outside(kind="logs", statement="Logs hold round numbers, the spent epsilon and norms of releases.", data="none"),
+        Outside(kind="compression", statement="The model was not compressed.", data="none"),
+    ]
+    if settings.ceiling is not None:
+        statements.append(
+            Outside(
+                kind="other",
+                statement=(
+                    "A comparison model was trained on the same simulated households without privacy; it stays in the "
+                    "run's folder, and with real people it must not be made."
+                ),
+                data="private",
+                published=False,
+            )
+        )
+    return statements
+
+
+def _key(folder: Path) -> bytes:
+    """The run's commitment key, made once, readable by its owner alone."""
+    path = folder / KEY
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+    return bytes.fromhex(path.read_text(encoding="ascii").strip())
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
