@@ -94,13 +94,17 @@ def describe(narrator: Narrating, path: Path, name: str, digest: str, level: str
     )
 
 
-def run(files: Sequence[Path], out: Path, *, model_dir: Path, level: str = "detailed", narrator: Narrating | None = None) -> int:
+def run(
+    files: Sequence[Path], out: Path, *, model_dir: Path, level: str = "detailed", narrator: Narrating | None = None
+) -> int:
     """Writes ``out`` (.csv, .html or .json) for ``files``; 0 when every picture could be read, else 2.
 
     Raises ValueError for another ending, an unknown level or no files, and OSError when ``out`` cannot be written.
     """
     if out.suffix.lower() not in FORMATS:
-        raise ValueError(f"{out.name} ends in {out.suffix or 'nothing'}: name a file that ends in {', '.join(FORMATS)}.")
+        raise ValueError(
+            f"{out.name} ends in {out.suffix or 'nothing'}: name a file that ends in {', '.join(FORMATS)}."
+        )
     if level not in LEVELS:
         raise ValueError(f"There is no level {level!r}: choose one of {', '.join(LEVELS)}.")
     if not files:
@@ -134,7 +138,9 @@ def run(files: Sequence[Path], out: Path, *, model_dir: Path, level: str = "deta
     for entry in failed:
         sys.stderr.write(f"mmslm caption: {entry.error}\n")
     review = sum(entry.review and not entry.error for entry in entries)
-    sys.stderr.write(f"{len(entries) - len(failed)} of {len(entries)} pictures are in {out}; {review} should be checked by a person.\n")
+    sys.stderr.write(
+        f"{len(entries) - len(failed)} of {len(entries)} pictures are in {out}; {review} should be checked by a person.\n"
+    )
     return 2 if failed else 0
 
 
@@ -153,7 +159,16 @@ def render(entries: Sequence[Entry], form: str, folder: str = ".") -> str:
         for entry in entries:
             warnings = " ".join(say(f"notice.{name}") for name in entry.notices)
             photo = " ".join(say(f"advice.{name}") for name in entry.advice)
-            row = [entry.file, entry.alt, entry.description, entry.certainty, "yes" if entry.review else "no", warnings, photo, entry.error]
+            row = [
+                entry.file,
+                entry.alt,
+                entry.description,
+                entry.certainty,
+                "yes" if entry.review else "no",
+                warnings,
+                photo,
+                entry.error,
+            ]
             writer.writerow([_cell(value) for value in row])
         return buffer.getvalue()
     return _page(entries, folder)
@@ -165,7 +180,11 @@ def _cell(value: str) -> str:
 
 
 def _page(entries: Sequence[Entry], folder: str) -> str:
-    certainty = {"sure": "Fairly sure", "unsure": "May be wrong: check it", "unknown": "Cannot tell: write the text yourself"}
+    certainty = {
+        "sure": "Fairly sure",
+        "unsure": "May be wrong: check it",
+        "unknown": "Cannot tell: write the text yourself",
+    }
     blocks = []
     for entry in entries:
         source = html.escape(quote((Path(folder) / entry.file).as_posix()), quote=True)
@@ -176,7 +195,8 @@ def _page(entries: Sequence[Entry], folder: str) -> str:
             body = (
                 f'<img src="{source}" alt="{html.escape(entry.alt, quote=True)}" loading="lazy">'
                 f"<p><code>alt=&quot;{html.escape(entry.alt)}&quot;</code></p><p>{html.escape(entry.description)}</p>"
-                f'<p class="{entry.certainty}">{certainty[entry.certainty]}</p>' + "".join(f"<p>{html.escape(n)}</p>" for n in notes)
+                f'<p class="{entry.certainty}">{certainty[entry.certainty]}</p>'
+                + "".join(f"<p>{html.escape(n)}</p>" for n in notes)
             )
         blocks.append(f"<section><h2>{html.escape(entry.file)}</h2>{body}</section>")
     style = (
@@ -240,7 +260,12 @@ def _read_journal(journal: Path, key: str) -> dict[tuple[str, str], Entry]:
         journal.unlink()
         return {}
     # A cut last line would glue to the next one.
-    journal.write_text("".join([lines[0] + "\n", *(json.dumps({"entry": asdict(e)}, ensure_ascii=False) + "\n" for e in found.values())]), encoding="utf-8")
+    journal.write_text(
+        "".join(
+            [lines[0] + "\n", *(json.dumps({"entry": asdict(e)}, ensure_ascii=False) + "\n" for e in found.values())]
+        ),
+        encoding="utf-8",
+    )
     return found
 
 

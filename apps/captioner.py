@@ -102,7 +102,13 @@ def guarded(updates: Iterator[Update], request: str, common: Mapping[str, Any]) 
         for update in updates:
             yield {"id": request, **common, **update}
     except Trouble as trouble:
-        yield {"id": request, "phase": "error", "error": trouble.key, "sentence": str(trouble), "lost": trouble.key == "error.lost"}
+        yield {
+            "id": request,
+            "phase": "error",
+            "error": trouble.key,
+            "sentence": str(trouble),
+            "lost": trouble.key == "error.lost",
+        }
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, OSError, MemoryError) as error:
         log.error("a request failed with %s", type(error).__name__)
         yield {"id": request, "phase": "error", "error": "error.unknown"}

@@ -196,7 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return handler(arguments)
     except KeyboardInterrupt:
-        print(f"mmslm {arguments.command}: stopped; what was finished is kept, the same command goes on.", file=sys.stderr)
+        print(
+            f"mmslm {arguments.command}: stopped; what was finished is kept, the same command goes on.", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -204,7 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if arguments.debug:
             raise
-        message = error.strerror + f": {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        message = (
+            error.strerror + f": {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        )
         print(f"mmslm {arguments.command}: {message}", file=sys.stderr)
         return 2
 

@@ -18,7 +18,9 @@ def _is_model(folder: Path) -> bool:
 def base_model() -> Path:
     """The checkpoint that ships with the package."""
     if not _is_model(BASE):
-        raise FileNotFoundError("the shipped base model is missing; install mmslm again, or train it: mmslm base configs/base_scenes.yaml.")
+        raise FileNotFoundError(
+            "the shipped base model is missing; install mmslm again, or train it: mmslm base configs/base_scenes.yaml."
+        )
     return BASE
 
 
@@ -40,4 +42,6 @@ def find_model(given: str | Path | None, runs: Path = RUNS) -> Path:
             return candidate
     if not folder.exists():
         raise FileNotFoundError(f"no folder {folder}; give a model's or a run's folder, or 'base'.")
-    raise ValueError(f"{folder} holds no model (config.json and model.safetensors); finish the run first, or give another folder.")
+    raise ValueError(
+        f"{folder} holds no model (config.json and model.safetensors); finish the run first, or give another folder."
+    )

@@ -95,7 +95,7 @@ def confidence(values: Sequence[float]) -> float:
 
 
 def tier(certainty: float, found: Sequence[str] = ()) -> str:
-    """"sure", "unsure" or "unknown", from the model's confidence (0..1) and the photo's flaws."""
+    """ "sure", "unsure" or "unknown", from the model's confidence (0..1) and the photo's flaws."""
     if "blank" in found or not math.isfinite(certainty) or certainty < UNKNOWN_BELOW:
         return "unknown"
     if certainty < SURE_FROM or SPOILING.intersection(found):

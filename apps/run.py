@@ -169,7 +169,7 @@ class Job:
         from mmslm.data.coco import CocoPhotos
 
         assert self.settings.data.folder is not None
-        return CocoPhotos(self.settings.data.folder, owner_key=self.settings.data.owner_key)
+        return CocoPhotos(self.settings.data.folder, owner=self.settings.data.owner_key)
 
     # The report -------------------------------------------------------------------------------------------------------
 
@@ -277,5 +277,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not what a run writes; remove that file and start again.")
     return value
-
-

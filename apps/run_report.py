@@ -104,7 +104,9 @@ def _data_facts(settings: RunConfig, folder: Path) -> DataFacts:
         commitment=data_commitment(_key(folder), whole),
         population=federated.households,
         population_is_public=True,
-        deduplicated="households are drawn independently; no photo is at two of them" if data.source == "scenes" else "not done",
+        deduplicated="households are drawn independently; no photo is at two of them"
+        if data.source == "scenes"
+        else "not done",
         public_pretraining="the base model has seen rendered public scenes only, and words about all kinds of things",
         tokenizer_trained_on="public sentences of the embedded grammar",
         description=description,
@@ -127,7 +129,9 @@ def _outside(settings: RunConfig) -> list[Outside]:
             statement="Settings were chosen on other simulated households than these (another seed).",
             data="none",
         ),
-        Outside(kind="logs", statement="Logs hold round numbers, the spent epsilon and norms of releases.", data="none"),
+        Outside(
+            kind="logs", statement="Logs hold round numbers, the spent epsilon and norms of releases.", data="none"
+        ),
         Outside(kind="compression", statement="The model was not compressed.", data="none"),
     ]
     if settings.ceiling is not None:

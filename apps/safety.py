@@ -50,7 +50,9 @@ def notices(text: str, limit: int = 2) -> tuple[str, ...]:
 
 _AGES = r"(?:old|older|elderly|young|younger|middle-aged|teenage|adult)"
 _ORIGINS = r"(?:black|white|asian|african|european|caucasian|hispanic|latino|latina|arab|indian|chinese|japanese)"
-_ONE = r"(?:man|woman|boy|girl|lady|gentleman|guy|male|female|grandmother|grandfather|mother|father|teenager|son|daughter)"
+_ONE = (
+    r"(?:man|woman|boy|girl|lady|gentleman|guy|male|female|grandmother|grandfather|mother|father|teenager|son|daughter)"
+)
 _MANY = r"(?:men|women|boys|girls|ladies|gentlemen|guys|males|females|grandparents|teenagers)"
 _PERSON_ONE = re.compile(rf"\b(an?\s+)?(?:(?:{_AGES}|{_ORIGINS})[\s,-]+)*{_ONE}\b", re.I)
 _PERSON_MANY = re.compile(rf"\b(?:(?:{_AGES}|{_ORIGINS})[\s,-]+)*{_MANY}\b", re.I)
@@ -59,7 +61,8 @@ _PRONOUNS = {"he": "they", "she": "they", "him": "them", "his": "their", "her": 
 _PRONOUN = re.compile(r"\b(he|she|him|his|hers|her)\b(\s+(?:is|was|has)\b)?", re.I)
 _AGREE = {"is": "are", "was": "were", "has": "have"}
 _ASKS_FOR_LOOKS = re.compile(
-    r"\b(?:gender|sex|male or female|man or (?:a )?woman|boy or (?:a )?girl|how old|what age|age of|ethnic\w*|race)\b", re.I
+    r"\b(?:gender|sex|male or female|man or (?:a )?woman|boy or (?:a )?girl|how old|what age|age of|ethnic\w*|race)\b",
+    re.I,
 )
 
 
@@ -132,8 +135,12 @@ def quoted(text: str) -> str:
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+\b")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?\b", re.I)
 _CARD = re.compile(r"\b\d(?:[ -]?\d){12,18}\b")
-_PHONE = re.compile(r"(?<![\w.])(?:\+|00)?\(?\d{1,4}\)?(?:[ ./-]?\(?\d{1,4}\)?){2,6}(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?![\w])")
-_STREET = r"Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Ct|Boulevard|Blvd|Way|Place|Square|Terrace|Close|Crescent"
+_PHONE = re.compile(
+    r"(?<![\w.])(?:\+|00)?\(?\d{1,4}\)?(?:[ ./-]?\(?\d{1,4}\)?){2,6}(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?![\w])"
+)
+_STREET = (
+    r"Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Ct|Boulevard|Blvd|Way|Place|Square|Terrace|Close|Crescent"
+)
 _ADDRESS = re.compile(
     rf"\b\d{{1,5}}[a-zA-Z]?\s+(?:[A-Z][\w'.-]*\s+){{1,4}}(?:{_STREET})\b\.?(?:,?\s+(?:[A-Z][\w'-]*\s*){{1,3}})?(?:,?\s*\d{{4,5}}\b)?"
     rf"|\b(?:[A-Z]\w+(?:straße|strasse|gasse|weg|platz)|(?:rue|avenue|calle|via)\s+(?:[\w'-]+\s+){{0,4}}[A-Z][\w'-]+),?\s+\d{{1,4}}[a-z]?\b"

@@ -60,7 +60,14 @@ HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=(), interest-cohort=()",
 }
 # The only roads in; all else that Gradio offers (upload, file, proxy, recordings, ...) is closed.
-_POSTS = ("/gradio_api/queue/join", "/gradio_api/run/", "/gradio_api/api/", "/gradio_api/cancel", "/gradio_api/reset", "/login")
+_POSTS = (
+    "/gradio_api/queue/join",
+    "/gradio_api/run/",
+    "/gradio_api/api/",
+    "/gradio_api/cancel",
+    "/gradio_api/reset",
+    "/login",
+)
 _CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream", "/monitoring", "/gradio_api/runs", "/file")
 
 
@@ -122,7 +129,9 @@ class Guard:
             return
         closed = method not in ("GET", "HEAD") and not path.startswith(_POSTS)
         if closed or path.startswith(_CLOSED):
-            await _refuse(send, 403, "This road is closed: photos travel inside requests and are never stored as files.")
+            await _refuse(
+                send, 403, "This road is closed: photos travel inside requests and are never stored as files."
+            )
             return
         declared = headers.get("content-length", "0")
         if not declared.isdigit() or int(declared) > self.limit:
@@ -148,7 +157,9 @@ class Guard:
 
         async def headed(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                own = [(k.encode(), v.encode()) for k, v in HEADERS.items() if not (k == "cache-control" and _static(path))]
+                own = [
+                    (k.encode(), v.encode()) for k, v in HEADERS.items() if not (k == "cache-control" and _static(path))
+                ]
                 taken = {key for key, _ in own}
                 message["headers"] = [pair for pair in message.get("headers", []) if pair[0].lower() not in taken] + own
             await send(message)
@@ -280,7 +291,12 @@ def serve(
                 theme=theme.theme(),
                 css=theme.css(),
                 head=head,
-                app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+                app_kwargs={
+                    "middleware": [Middleware(Guard, hosts=hosts)],
+                    "docs_url": None,
+                    "redoc_url": None,
+                    "openapi_url": None,
+                },
             )
             yield address
         finally:

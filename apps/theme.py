@@ -41,7 +41,9 @@ def markup(name: str, **parts: str) -> str:
     for key, value in {"camera": read("camera.html"), **parts}.items():
         text = text.replace(f"@{key}", value)
     if re.search(r"`|\$\{|\{\{|\\", text):
-        raise ValueError(f"{name} holds a back quote, a backslash, '${{' or double braces: Gradio would run them; remove them.")
+        raise ValueError(
+            f"{name} holds a back quote, a backslash, '${{' or double braces: Gradio would run them; remove them."
+        )
     return text
 
 

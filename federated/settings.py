@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scalar = bool | int | float | str
+_EMPTY: dict[str, Scalar] = {"noise-multiplier": 0.0, "adapters.layers": ""}  # what stands for None in the flat form
 
 
 class Section(BaseModel):
@@ -125,15 +126,19 @@ class FederatedConfig(Section):
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def to_run_config(self) -> dict[str, Scalar]:
-        """Flat keys for Flower's run configuration. None is left out, a tuple becomes "0,2,4"."""
+        """Flat keys for Flower's run configuration, all of them, because Flower overrides only keys that exist.
+
+        It has no None and no tuples: a noise-multiplier to calibrate is 0, all layers are "", a tuple is "0,2,4".
+        """
         flat: dict[str, Scalar] = {}
         for name, value in self.model_dump(mode="python").items():
             inner = value.items() if isinstance(value, dict) else ((None, value),)
             for part, scalar in inner:
-                if scalar is None:
-                    continue
-                key = name if part is None else f"{name}.{part}"
-                flat[key.replace("_", "-")] = ",".join(map(str, scalar)) if isinstance(scalar, tuple) else scalar
+                key = (name if part is None else f"{name}.{part}").replace("_", "-")
+                if isinstance(scalar, tuple):
+                    flat[key] = ",".join(map(str, scalar))
+                else:
+                    flat[key] = _EMPTY[key] if scalar is None else scalar
         return flat
 
     @classmethod
@@ -145,6 +150,8 @@ class FederatedConfig(Section):
         data: dict[str, Any] = {}
         for key, value in run_config.items():
             if key in other_keys:
+                continue
+            if _EMPTY.get(key, None) == value:
                 continue
             section, _, part = key.replace("-", "_").partition(".")
             if not part:

@@ -1,11 +1,14 @@
 """The mix of batches that the base model is trained on. Batch ``step`` is a function of (seed, step) alone.
 
-- *pictures*: a public picture and a few turns about it, in random order;
+- *pictures*: a public picture and a few turns about it, in random order, and what its cells should spell;
 - *text*: turns without a picture, about all kinds;
 - *word pictures*: an imagined scene whose words, as embeddings among noise, stand where a picture's tokens would, each
   in the cell where the thing would be. It teaches the decoder to say what its image tokens spell. Image experts trained
   later, under privacy, then only have to spell. (Training a captioner on text alone, through the embedding of the text,
   is DeCap's idea, arXiv:2303.03032; here the words have places.)
+
+Beside the replies, the image tokens of public pictures are trained to spell (``spelling_loss``): it is dense, and makes
+the picture's tokens speak the same language as the word pictures.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mmslm.config import BaseRecipe
-from mmslm.data.public_split import ImaginedScene, PublicPhotos, Turns
+from mmslm.data.public_split import SPELLED, ImaginedScene, PublicPhotos, Turns
 from mmslm.model.losses import IGNORED
 from mmslm.model.modeling import MMSLMForConditionalGeneration
 from mmslm.processing import EncodedTurns, MMSLMProcessor, normalise
+from mmslm.training import Batch, sample_losses
 
 
 class Batches:
@@ -63,7 +68,12 @@ class Batches:
     def _pictures(self, dice: np.random.Generator) -> dict[str, Tensor]:
         chosen = dice.integers(len(self.photos.pictures), size=self.recipe.optimisation.batch)
         rows = [self._encode(self._turns(self.photos.captions[i], self.photos.questions[i], dice), 1) for i in chosen]
-        return {**self._padded(rows), "pixel_values": normalise(self.photos.pictures[chosen])[:, None]}
+        spelled = torch.from_numpy(self.photos.spelled[chosen])
+        return {
+            **self._padded(rows),
+            "pixel_values": normalise(self.photos.pictures[chosen])[:, None],
+            "spelled": spelled,
+        }
 
     def _text(self, dice: np.random.Generator) -> dict[str, Tensor]:
         chosen = dice.integers(len(self.imagined), size=2 * self.recipe.optimisation.batch)
@@ -89,6 +99,28 @@ class Batches:
             spoken = table[torch.tensor(ids)] * torch.tensor(weights)[:, None]
             features.index_add_(0, torch.tensor(cells), spoken)
         return {**batch, "image_features": features.view(len(chosen), count, -1)}
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[B] in nats: the loss of each sample's replies, and of its picture's spelling where it has one."""
+        assert isinstance(model, MMSLMForConditionalGeneration)
+        if "spelled" not in batch:
+            return sample_losses(model, batch)
+        others = {name: value for name, value in batch.items() if name not in ("spelled", "pixel_values")}
+        features = model.encode_images(batch["pixel_values"])
+        replies = sample_losses(model, {**others, "image_features": features})
+        return replies + self.recipe.optimisation.spelling_weight * self.spelling_loss(features, batch["spelled"])
+
+    def spelling_loss(self, features: Tensor, spelled: Tensor) -> Tensor:
+        """How badly image tokens spell: features [B, cells, D], spelled [B, cells, words] -> [B], nats per cell.
+
+        A token spells a word where its product with the word's embedding is large, on the scale of the word pictures.
+        """
+        with torch.no_grad():
+            table = self.model.get_input_embeddings().weight
+            words = torch.stack([table[self._words(word)].mean(0) for word in SPELLED])
+            scale = float(table.square().mean()) * table.shape[1]
+        heard = features.float() @ words.T.float() / scale
+        return F.binary_cross_entropy_with_logits(8.0 * heard - 3.0, spelled.float(), reduction="none").sum(2).mean(1)
 
     def _words(self, text: str) -> list[int]:
         # Prompts and words repeat endlessly; each is encoded once.

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from mmslm.base_batches import Batches
 from mmslm.config import BaseRecipe, ConfigError, config_hash
-from mmslm.data.public_split import ImaginedScene, PublicPhotos, draw_public_photos, imagined_scene
+from mmslm.data.public_split import CELL, ImaginedScene, PublicPhotos, draw_public_photos, imagined_scene
 from mmslm.model.configuration import MMSLMConfig, MMSLMTextConfig, MMSLMVisionConfig
 from mmslm.model.modeling import MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor
 from mmslm.tokenizer import MMSLMTokenizer, train_tokenizer
-from mmslm.training import AdamW, Batch, Progress, fit, sample_losses
+from mmslm.training import AdamW, Batch, Progress, fit
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +73,12 @@ def _data(recipe: BaseRecipe, out: Path) -> tuple[PublicPhotos, list[ImaginedSce
             workers=recipe.optimisation.threads,
             progress=bar.update,
         )
-    side = scenes.size // 16
+    side = scenes.size // CELL
     indices = tqdm(range(scenes.imagined), desc="imagined scenes", unit="")
     return photos, [imagined_scene(index, scenes.seed, side) for index in indices]
 
 
-def _tokenizer(
-    recipe: BaseRecipe, out: Path, photos: PublicPhotos, imagined: list[ImaginedScene]
-) -> MMSLMTokenizer:
+def _tokenizer(recipe: BaseRecipe, out: Path, photos: PublicPhotos, imagined: list[ImaginedScene]) -> MMSLMTokenizer:
     folder = out / "tokenizer"
     if (folder / "tokenizer.json").is_file():
         return MMSLMTokenizer.load(folder)
@@ -104,7 +102,7 @@ def _train(recipe: BaseRecipe, out: Path, model: MMSLMForConditionalGeneration, 
 
     def losses_of(module: nn.Module, batch: Batch) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.autocast):
-            return sample_losses(module, batch)
+            return batches.losses(module, batch)
 
     with (
         tqdm(total=settings.steps, initial=first, desc="base model", unit="step") as bar,
@@ -138,7 +136,9 @@ def _recorder(bar: tqdm, write: Callable[[str], object]) -> Callable[[Progress],
             mean = sum(recent) / len(recent)
             recent.clear()
             bar.set_postfix(loss=f"{mean:.3f}")
-            write(json.dumps({"step": progress.step, "loss": round(mean, 4), "seconds": round(time.monotonic() - began)}))
+            write(
+                json.dumps({"step": progress.step, "loss": round(mean, 4), "seconds": round(time.monotonic() - began)})
+            )
 
     return record
 

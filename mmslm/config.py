@@ -38,7 +38,9 @@ class SceneSource(Section):
     photos: int = Field(60_000, ge=1, description="distinct public pictures")
     size: int = Field(96, ge=16, le=1024, description="pixels a side")
     turns: int = Field(4, ge=1, le=12, description="question-answer turns per picture, captions included")
-    imagined: int = Field(15_000, ge=1, description="scenes in words only: words are public, pictures of private things are not")
+    imagined: int = Field(
+        15_000, ge=1, description="scenes in words only: words are public, pictures of private things are not"
+    )
 
 
 class Optimisation(Section):
@@ -53,6 +55,7 @@ class Optimisation(Section):
     word_image_share: float = Field(
         0.0, ge=0, le=0.9, description="share of steps whose 'picture' is word embeddings: teaches the words' pathway"
     )
+    spelling_weight: float = Field(0.2, ge=0, description="weight of the image tokens' spelling beside the replies")
     threads: int = Field(2, ge=1)
     autocast: bool = Field(False, description="bfloat16 autocast")
     checkpoint_every: int = Field(500, ge=1)
@@ -108,14 +111,18 @@ def find_config(name: str | Path) -> Path:
     for candidate in (shipped, checkout):
         if candidate.is_file():
             return candidate
-    raise ConfigError(f"no configuration at {path}; give the path of a YAML file, or the name of a shipped one (quickstart).")
+    raise ConfigError(
+        f"no configuration at {path}; give the path of a YAML file, or the name of a shipped one (quickstart)."
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError with the line where it cannot be read."""
     try:
         if path.stat().st_size > SIZE_LIMIT:
-            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; a configuration is under 1 MiB: is this the right file?")
+            raise ConfigError(
+                f"{path} has {path.stat().st_size:,} bytes; a configuration is under 1 MiB: is this the right file?"
+            )
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from None

@@ -77,7 +77,9 @@ def load_model(
             f"{path / WEIGHTS} does not fit its config.json (first difference: {(missing or wrong)[0]}); "
             "use the two files that were written together."
         )
-    bad = next((name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()), None)
+    bad = next(
+        (name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()), None
+    )
     if bad is not None:
         raise ValueError(f"{path / WEIGHTS} holds numbers that are not finite in {bad}; use an earlier checkpoint.")
     model.load_state_dict(state, strict=False)

@@ -10,7 +10,9 @@ It refuses vocabularies that are too small for the bytes, and an empty corpus.
 
 import io
 import logging
+import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,21 @@ class MMSLMTokenizer(PreTrainedTokenizerFast):
         return list(ids)
 
     def decode_text(self, ids: Sequence[int]) -> str:
-        """The text of ids without special tokens; exact inverse of `encode_text`."""
-        return str(self.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """The text of ids without special tokens; exact inverse of `encode_text`. Broken UTF-8 becomes U+FFFD."""
+        table = self.token_bytes
+        return b"".join(table[i] for i in ids).decode("utf-8", errors="replace")
+
+    @cached_property
+    def token_bytes(self) -> tuple[bytes, ...]:
+        """What each id adds to a text, as UTF-8 bytes; nothing for special tokens."""
+        special = set(self.all_special_ids)
+        pieces = self.convert_ids_to_tokens(list(range(len(self))))
+        byte = re.compile(r"<0x([0-9A-F]{2})>")
+        found = []
+        for index, piece in enumerate(pieces):
+            match = byte.fullmatch(piece)
+            found.append(b"" if index in special else bytes.fromhex(match[1]) if match else piece.encode())
+        return tuple(found)
 
     @classmethod
     def load(cls, folder: str | Path) -> "MMSLMTokenizer":

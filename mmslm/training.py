@@ -134,7 +134,9 @@ class AdamW:
         decayed = [p for p in trainable if p.ndim >= 2]
         plain = [p for p in trainable if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=betas, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=learning_rate, betas=betas, fused=True
+        )
         self.trainable = trainable
         self.learning_rate, self.steps, self.warmup = learning_rate, steps, warmup
         self.max_gradient_norm = max_gradient_norm

@@ -115,7 +115,7 @@ class PrivateOptimizer:
         """sigma of a step."""
         sigma = float(self._sigma(step)) if callable(self._sigma) else float(self._sigma)
         if not (math.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"the noise multiplier of step {step} is {sigma}; expected a finite number of at least 0.")
+            raise ValueError(f"the noise multiplier of step {step} is {sigma}; expected a finite number, at least 0.")
         return sigma
 
     def event(self) -> GaussianRelease | Unaccountable:

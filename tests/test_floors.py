@@ -62,7 +62,9 @@ def test_heavy_packages_stay_in_their_rooms(package: str) -> None:
 
 def test_the_floor_test_sees_an_import_inside_a_function(tmp_path: Path) -> None:
     file = tmp_path / "room.py"
-    file.write_text("def f():\n    from apps import cli\n    import importlib\n    importlib.import_module('federated.x')\n")
+    file.write_text(
+        "def f():\n    from apps import cli\n    import importlib\n    importlib.import_module('federated.x')\n"
+    )
     assert {name for _, name in imports(file)} == {"apps", "importlib", "federated.x"}
 
 

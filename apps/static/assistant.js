@@ -35,7 +35,7 @@
       $("[data-shelf]").hidden = !photos.length;
       $("[data-forget]").hidden = !photos.length && !turns.length;
       $("[data-quick]").hidden = !photos.some((photo) => photo.ready);
-      $("[data-talk]").hidden = !turns.length;
+      $("[data-log]").hidden = !turns.length;
       const holder = $("[data-placeholder]");
       holder.hidden = Boolean(turns.length);
       holder.textContent = m.t(photos.length ? "assistant.ask_now" : "assistant.nothing_yet");
@@ -69,7 +69,8 @@
 
     function drawTalk() {
       const talk = $("[data-talk]");
-      const below = talk.scrollHeight - talk.scrollTop - talk.clientHeight < 60;
+      const log = $("[data-log]");
+      const below = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
       talk.replaceChildren();
       turns.forEach((turn) => {
         talk.appendChild(m.el("li", { class: "said" }, [
@@ -90,7 +91,7 @@
         if (!turn.parts.length) reply.appendChild(m.el("p", { class: "hint", text: "…" }));
         talk.appendChild(reply);
       });
-      if (below) talk.scrollTop = talk.scrollHeight;
+      if (below) log.scrollTop = log.scrollHeight;
     }
 
     function fail(key, sentence) {

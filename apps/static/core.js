@@ -243,9 +243,9 @@
       links.forEach((link) => {
         if (link.dataset.page === name) link.setAttribute("aria-current", "page");
         else link.removeAttribute("aria-current");
-        const page = document.getElementById("page-" + link.dataset.page);
-        if (page) page.classList.toggle("away", link.dataset.page !== name);
       });
+      // The style sheet hides the other pages, whether they are there already or not.
+      document.body.dataset.page = name;
       if (focus) {
         const title = document.querySelector("#page-" + name + " h1");
         if (title) title.focus();
@@ -264,9 +264,7 @@
     theme_box.addEventListener("change", () => setTheme(theme_box.value));
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(theme_box.value));
     const first = window.location.hash.slice(1);
-    const settle = () => open(first || links[0].dataset.page, false);
-    settle();
-    window.setTimeout(settle, 300);
+    open(first || links[0].dataset.page, false);
     translate(element);
     setTheme(theme_box.value);
   }

@@ -64,8 +64,8 @@ def contact_sheet(
     title: str,
     subtitle: str = "",
     columns: int = 2,
-    card_width: int = 620,
-    photo_size: int = 232,
+    card_width: int = 720,
+    photo_size: int = 304,
     font: str | Path | None = None,
 ) -> Image.Image:
     """Draws cards in rows of `columns`; sizes are in pixels. `font` is a TrueType or OpenType file."""

@@ -8,6 +8,7 @@ Every token comes with the probability that the model gave it.
 It refuses prompts that leave no room for a reply, and writes no picture anywhere.
 """
 
+import codecs
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -149,18 +150,16 @@ class Narrator:
         room = self._room(encoded.prefix.length + len(ids), max_new_tokens)
         cache = SlotCache.from_prefixes([encoded.prefix], encoded.prefix.length + len(ids) + room)
         step = torch.tensor([ids], device=self._device)
-        said: list[int] = []
-        shown = ""
+        # A character of several bytes shows once it is whole; one that never becomes whole is left out.
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        first = True
         for _ in range(room):
             token, confidence = self._next(step, cache)
             if token == self._eos:
                 break
-            said.append(token)
-            text = self.processor.tokenizer.decode_text(said).removeprefix(" ")
-            # A character of several bytes shows once it is whole.
-            new = "" if text.endswith("\ufffd") else text[len(shown) :]
-            shown += new
-            yield Piece(new, token, confidence)
+            text = decoder.decode(self.processor.tokenizer.token_bytes[token])
+            yield Piece(text.removeprefix(" ") if first else text, token, confidence)
+            first = False
             step = torch.tensor([[token]], device=self._device)
 
     def say(

@@ -1,4 +1,4 @@
-"""The checks on what was done to each contribution: sampler (3), adjacency (4), unit (5), clipping and noise (9), steps (11).
+"""The checks on what was done to each contribution: sampler (3), adjacency (4), unit (5), clipping (9), steps (11).
 
 They compare statements that different parts of a run made independently of each other: the sampler's class, the events,
 the mechanism's constants, the checkpoint's own count. A forger has to change all of them alike.
@@ -194,6 +194,16 @@ def _clipping_findings(evidence: Evidence) -> Iterator[Finding]:
                 ),
             )
             break
+    facts = evidence.report.sampling
+    expected = facts.batch or (facts.rate or 1.0) * (facts.population or 0)
+    if expected and not math.isclose(mechanism.divisor, expected, rel_tol=0.01):
+        yield (
+            "flag",
+            (
+                f"Sums are divided by {mechanism.divisor:g}, where the sampling expects {expected:g} contributions: "
+                "harmless if true, unusual enough to ask why."
+            ),
+        )
     if not mechanism.divisor_is_public:
         yield "fail", "The sum was divided by something that depends on the data, which nothing accounts for."
     if evidence.events is not None:

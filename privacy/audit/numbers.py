@@ -19,16 +19,14 @@ from privacy.report.recompute import (
 )
 
 Finding = tuple[Verdict, str]
-_STATED = (
-    1e-3  # how far a stated number may lie from the recomputed one: other versions of an accountant, not other events
-)
+_STATED = 1e-3  # how far a stated number may lie from the recomputed one: room for other versions
 _AGREEMENT = 0.02
 _PRV_ERROR = 0.011  # what Opacus' PRV accountant adds to its estimate
 _SMALL_DELTA = 1e-9
 
 
 def check_epsilon(evidence: Evidence, pricer: Pricer) -> Check:
-    """1: the claimed epsilon is at least what the named accountant computes from the events; so is every number beside it."""
+    """1: the claimed epsilon is at least what the named accountant computes; every number beside it is repeated too."""
     return worst("epsilon", _epsilon_findings(evidence, pricer), _epsilon_summary(evidence, pricer))
 
 
@@ -130,16 +128,12 @@ def _stated_curves(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
             yield "fail", "Epsilon over the steps does not rise step by step to the ledger's end."
             return
         runs = runs_over_time(evidence.events, marks)
-        for point, run, mark in zip(claim.trajectory, runs, marks, strict=True):
+        for spent, run, mark in zip(claim.trajectory, runs, marks, strict=True):
             value = pricer.epsilon([run, *evidence.runs[1:]], claim.delta, CURVES)
             step = evidence.steps[mark - 1]
-            if abs(point.epsilon - value) > _STATED * value + 1e-9 or point.step != step:
-                yield (
-                    "fail",
-                    (
-                        f"After {mark} releases epsilon was {value:.6g} (step {step}), not {point.epsilon:.6g} (step {point.step})."
-                    ),
-                )
+            if abs(spent.epsilon - value) > _STATED * value + 1e-9 or spent.step != step:
+                said = f"{spent.epsilon:.6g} (step {spent.step})"
+                yield "fail", f"After {mark} releases epsilon was {value:.6g} (step {step}), not {said}."
                 return
     except RecomputationError as error:
         yield "fail", f"A stated curve cannot be repeated: {error}"

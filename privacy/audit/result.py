@@ -142,7 +142,7 @@ class AuditResult:
 
     @property
     def exit_code(self) -> int:
-        """1 if a claim is false or cannot be proven, else 2 if something could not be read (or there was nothing), else 0."""
+        """1 if a claim is false or cannot be proven, else 2 if something (or everything) could not be read, else 0."""
         if any(report.failed for report in self.reports):
             return 1
         return 2 if self.unreadable or not self.reports else 0

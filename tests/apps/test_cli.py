@@ -63,9 +63,7 @@ def test_values_of_set_are_yaml() -> None:
     assert cli._overrides(["a.b=3", "c=[1, 2]", "d=text", "e=true"]) == {"a.b": 3, "c": [1, 2], "d": "text", "e": True}
 
 
-def test_a_photo_that_is_none_does_not_stop_the_others(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_photo_that_is_none_does_not_stop_the_others(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from PIL import Image
 
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
@@ -78,6 +76,8 @@ def test_a_photo_that_is_none_does_not_stop_the_others(
 
 
 def test_module_runs_as_a_program() -> None:
-    done = subprocess.run([sys.executable, "-m", "apps.cli", "--help"], capture_output=True, text=True, cwd=TOP, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "apps.cli", "--help"], capture_output=True, text=True, cwd=TOP, check=False
+    )
     assert done.returncode == 0
     assert "run" in done.stdout

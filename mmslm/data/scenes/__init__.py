@@ -3,7 +3,7 @@
 from mmslm.data.scenes.catalogue import KINDS, PLACES, PRIVATE_KINDS, PRIVATE_PLACES, PUBLIC_KINDS, PUBLIC_PLACES
 from mmslm.data.scenes.grammar import STYLES
 from mmslm.data.scenes.lexicon import SYNONYMS, mentioned_kinds, present_kinds
-from mmslm.data.scenes.photos import Household, ScenePhoto, household, public_photo, sentences
+from mmslm.data.scenes.photos import Household, Imagined, ScenePhoto, household, imagine, public_photo, sentences
 from mmslm.data.scenes.sheet import contact_sheet
 from mmslm.data.scenes.truth import Item, Relation, Scene, Thing
 
@@ -17,6 +17,7 @@ __all__ = [
     "STYLES",
     "SYNONYMS",
     "Household",
+    "Imagined",
     "Item",
     "Relation",
     "Scene",
@@ -24,6 +25,7 @@ __all__ = [
     "Thing",
     "contact_sheet",
     "household",
+    "imagine",
     "mentioned_kinds",
     "present_kinds",
     "public_photo",

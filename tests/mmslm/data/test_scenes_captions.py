@@ -15,6 +15,7 @@ from mmslm.data.scenes import (
     STYLES,
     SYNONYMS,
     ScenePhoto,
+    imagine,
     mentioned_kinds,
     present_kinds,
     public_photo,
@@ -257,3 +258,20 @@ def test_unknown_styles_are_refused() -> None:
 def test_a_scene_without_the_kind_says_so() -> None:
     with pytest.raises(KeyError, match="there is no kettle"):
         public_photo(0).scene.thing("kettle")
+
+
+def test_imagined_scenes_are_told_and_asked_truly() -> None:
+    seen = set()
+    for index in range(200):
+        imagined = imagine(index)
+        seen |= imagined.scene.kinds
+        assert [text for _, text in imagined.captions] == sentences(index)
+        assert [style for style, _ in imagined.captions] == list(STYLES)
+        for _, text in imagined.captions:
+            assert mentioned_kinds(text) <= imagined.scene.kinds
+        for question in imagined.questions:
+            if question.kind == "presence":
+                assert question.answer == (
+                    "yes" if mentioned_kinds(question.question) <= imagined.scene.kinds else "no"
+                )
+    assert seen >= set(PRIVATE_KINDS)

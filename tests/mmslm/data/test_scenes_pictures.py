@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from mmslm.data.scenes import KINDS, PLACES, ScenePhoto, contact_sheet, household, public_photo
+from mmslm.data.scenes.__main__ import main
 from mmslm.data.scenes.compose import Choice, compose
 from mmslm.data.scenes.dice import Dice
 from mmslm.data.scenes.measure import measured
@@ -304,3 +305,15 @@ def test_contact_sheet(tmp_path: Path) -> None:
         contact_sheet([], tmp_path / "none.png")
     with pytest.raises(ValueError, match="2 captions for 5 photos"):
         contact_sheet(photos, tmp_path / "few.png", captions=["a", "b"])
+
+
+def test_the_command_writes_a_sheet_or_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("public", "households"):
+        path = tmp_path / f"{split}.png"
+        assert main([str(path), "--split", split, "--rows", "1", "--columns", "2", "--size", "64"]) == 0
+        assert Image.open(path).width > 128
+        assert "2 photos" in capsys.readouterr().out
+    assert main([str(tmp_path / "x.png"), "--size", "1"]) == 2
+    assert main([str(tmp_path / "x.png"), "--first", "-1"]) == 2
+    assert main([str(tmp_path / "x.png"), "--rows", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 3

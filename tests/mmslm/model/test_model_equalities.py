@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import EACH, IMAGE, alone, batch_of, row, tiny_model, train_randomly
+from tiny_models import EACH, IMAGE, alone, batch_of, row, tiny_model, train_randomly
 from mmslm.model import MMSLMForConditionalGeneration, per_sample_loss
 from mmslm.model.vision import convolve_each
 from torch import Tensor
 
 ROWS = [row(1, 9, 0), row(2, 5, 1, between=2), row(0, 6, 2), row(3, 4, 3)]
 MODELS = ["plain", "experts"]
+
+
+@pytest.fixture
+def model() -> MMSLMForConditionalGeneration:
+    return tiny_model()
 
 
 def make(kind: str) -> MMSLMForConditionalGeneration:
@@ -49,7 +54,7 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole_sequence(kind: str)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-4, atol=2e-5)
 
 
-def test_generation_with_a_static_cache_and_with_beams_of_one_equals_greedy() -> None:
+def test_generation_with_a_static_cache_or_none_equals_the_dynamic_one() -> None:
     model, batch = make("experts"), batch_of([ROWS[0], ROWS[0]], seed=3)
     given = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
@@ -58,7 +63,21 @@ def test_generation_with_a_static_cache_and_with_beams_of_one_equals_greedy() ->
     assert len(set(greedy[0, -8:].tolist())) > 1, "one token over and over would equal anything"
     assert torch.equal(model.generate(**given, **options, cache_implementation="static"), greedy)
     assert torch.equal(model.generate(**given, **options, use_cache=False), greedy)
-    assert torch.equal(model.generate(**given, **options, num_beams=2, num_return_sequences=1)[:, :-8], greedy[:, :-8])
+
+
+def test_beams_find_a_sequence_at_least_as_likely_as_greedy_search() -> None:
+    model, batch = make("experts"), batch_of([ROWS[0]])
+    given = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+
+    def likelihood(ids: Tensor) -> float:
+        labels = ids.clone()
+        labels[:, :-6] = -100
+        with torch.no_grad():
+            return -float(model(input_ids=ids, pixel_values=batch["pixel_values"], labels=labels).loss)
+
+    greedy, beams = model.generate(**given, **options), model.generate(**given, **options, num_beams=8)
+    assert likelihood(beams) > likelihood(greedy)
 
 
 def test_left_padded_batches_generate_what_each_sample_generates_alone() -> None:

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import alone, batch_of, row, tiny_model, train_randomly
+from tiny_models import alone, batch_of, row, tiny_model, train_randomly
 from mmslm.model import MMSLMForConditionalGeneration
 from mmslm.model.experts import ImageTokens
 from torch import Tensor, nn
@@ -14,6 +14,11 @@ from torch import Tensor, nn
 EVERYWHERE = ("decoder", "vision", "projector")
 SPAN = [row(1, 9, 0), row(1, 5, 1)]  # image tokens of all rows lie together: sliced
 SCATTERED = [row(1, 9, 0), row(3, 5, 1, between=2), row(0, 6, 2)]  # they do not: sorted
+
+
+@pytest.fixture
+def model() -> MMSLMForConditionalGeneration:
+    return tiny_model()
 
 
 @pytest.mark.parametrize("train", ["ab", "b"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 from torch import Tensor
@@ -90,7 +89,3 @@ def alone(batch: dict[str, Tensor], index: int) -> dict[str, Tensor]:
         single["pixel_values"] = batch["pixel_values"][index : index + 1, :count]
     return single
 
-
-@pytest.fixture
-def model() -> MMSLMForConditionalGeneration:
-    return tiny_model()
