@@ -77,7 +77,7 @@ def describe(narrator: Narrating, path: Path, name: str, digest: str, level: str
     def reply(style: str) -> tuple[str, float]:
         pieces = list(narrator.stream(encoded, CAPTION_PROMPTS[style], max_new_tokens=MAX_TOKENS[style]))
         text = safety.redact(safety.people(safety.plain("".join(piece.text for piece in pieces))))
-        return text, quality.confidence([piece.confidence for piece in pieces])
+        return text, narrator.confidence_of([piece.confidence for piece in pieces])
 
     short, certainty = reply("short")
     long = short if level == "short" else reply(level)[0]

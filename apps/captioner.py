@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from apps import quality, safety
@@ -48,6 +48,8 @@ class Narrating(Protocol):
     def look(self, image: Image.Image) -> Any: ...
 
     def stream(self, encoded: Any, prompt: str, max_new_tokens: int = 48) -> Iterator[Piece]: ...
+
+    def confidence_of(self, confidences: Sequence[float]) -> float: ...
 
 
 def hold(session: Session, narrator: Narrating, data: object) -> Held:
@@ -89,7 +91,7 @@ def narrate(
             shown = ready
             yield {"phase": "writing", "text": shown}
     final = finish(safety.plain(safety.settled(text) if phase == "stopped" else text))
-    tier = quality.tier(quality.confidence(values), held.flaws) if final else "unknown"
+    tier = quality.tier(narrator.confidence_of(values), held.flaws) if final else "unknown"
     yield {"phase": phase, "text": final, "tier": tier, "notices": list(safety.notices(final))}
 
 

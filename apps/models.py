@@ -25,8 +25,8 @@ def base_model() -> Path:
 
 
 def newest_run(runs: Path = RUNS) -> Path | None:
-    """The model of the run finished last under ``runs``, or None."""
-    models = [folder for folder in runs.glob("*/model") if _is_model(folder)]
+    """The model of the run finished last under ``runs``, or None. A model without a report is none of ours to serve."""
+    models = [f for f in runs.glob("*/model") if _is_model(f) and (f.parent / "report.json").is_file()]
     return max(models, key=lambda folder: (folder / "model.safetensors").stat().st_mtime, default=None)
 
 

@@ -87,13 +87,6 @@ SURE_FROM = 0.80
 UNKNOWN_BELOW = 0.45
 
 
-def confidence(values: Sequence[float]) -> float:
-    """The geometric mean of the words' probabilities, in 0..1; 0 for no words."""
-    if not values:
-        return 0.0
-    return math.exp(sum(math.log(min(1.0, max(value, 1e-6))) for value in values) / len(values))
-
-
 def tier(certainty: float, found: Sequence[str] = ()) -> str:
     """ "sure", "unsure" or "unknown", from the model's confidence (0..1) and the photo's flaws."""
     if "blank" in found or not math.isfinite(certainty) or certainty < UNKNOWN_BELOW:

@@ -50,6 +50,8 @@ def run(config: str, overrides: dict[str, Any], *, out: Path | None = None, rest
     if restart and folder.exists():
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         folder.rename(aside)
+        if (beside := Job(settings, folder).beside).exists():
+            beside.rename(Job(settings, aside).beside)
         print(f"the earlier run is now in {aside}")
     job = Job(settings, folder)
     job.begin()
@@ -107,10 +109,9 @@ class Job:
     def ceiling(self) -> None:
         """The same training without clipping and noise, for comparison only; it claims nothing."""
         settings = self.settings.ceiling_settings()
-        folder = self.folder / "ceiling"
-        if settings is None or (folder / "model" / "model.safetensors").is_file():
+        if settings is None or (self.beside / "model" / "model.safetensors").is_file():
             return
-        _, seconds = self._federate(settings, folder, "non-private ceiling")
+        _, seconds = self._federate(settings, self.beside, "non-private ceiling")
         _say(f"non-private ceiling: {settings.rounds} rounds in {seconds:.0f} s (never to be released)")
 
     def _federate(self, settings: Any, folder: Path, title: str) -> tuple[Any, float]:
@@ -132,6 +133,11 @@ class Job:
         _, processor = load_model(self.base)
         save_model(trained.model, processor, folder / "model")  # type: ignore[arg-type]
         return trained.result, time.monotonic() - began
+
+    @property
+    def beside(self) -> Path:
+        """Where the ceiling lives: not in the run's folder, which is what one hands to an auditor."""
+        return self.folder.with_name(self.folder.name + "-without-privacy")
 
     @property
     def base(self) -> Path:
@@ -196,8 +202,9 @@ class Job:
         photos = self.held_out()
         before = self._measured("before", self.base, photos)
         after = self._measured("after", self.folder / "model", photos)
-        top = self.folder / "ceiling" / "model"
-        ceiling = self._measured("ceiling", top, photos) if self.settings.ceiling is not None else None
+        ceiling = None
+        if self.settings.ceiling is not None:
+            ceiling = self._measured("ceiling", self.beside / "model", photos)
         comparison = compare(before, after, ceiling)
         sheet = evaluation_sheet(photos, before, after, ceiling, count=self.settings.evaluation.sheet_photos)
         sheet.save(self.folder / "sheet.png")

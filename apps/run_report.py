@@ -15,7 +15,6 @@ from pathlib import Path
 from apps.run_config import RunConfig
 from federated.accounts import LEDGER
 from federated.settings import FederatedConfig
-from mmslm.config import config_hash
 from privacy.ledger import Ledger
 from privacy.report import (
     Claim,
@@ -33,6 +32,7 @@ from privacy.sampling import PoissonSampler
 
 KEY = "commitment.key"
 MODEL = "model/model.safetensors"
+CONFIG = "config.yaml"
 
 
 def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: dict[str, str]) -> tuple[Path, Path]:
@@ -73,11 +73,11 @@ def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: di
             name=settings.name,
             created=now(),
             software=versions,
-            config_hash=config_hash(settings),
+            config_hash=file_hash(folder / CONFIG),
             model_hash_before=file_hash(base / "model.safetensors"),
             model_hash_after=file_hash(folder / MODEL),
             optimizer_steps=rounds,
-            files={MODEL: file_hash(folder / MODEL), "config.yaml": file_hash(folder / "config.yaml")},
+            files={name: file_hash(folder / name) for name in (MODEL, CONFIG, *_checkpoints(folder))},
         ),
         outside=_outside(settings),
     )
@@ -139,8 +139,8 @@ def _outside(settings: RunConfig) -> list[Outside]:
             Outside(
                 kind="other",
                 statement=(
-                    "A comparison model was trained on the same simulated households without privacy; it stays in the "
-                    "run's folder, and with real people it must not be made."
+                    "A comparison model was trained on the same simulated households without privacy; it is kept beside the "
+                    "run's folder, not in it, and with real people it must not be made."
                 ),
                 data="private",
                 published=False,
@@ -156,6 +156,11 @@ def _key(folder: Path) -> bytes:
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
     return bytes.fromhex(path.read_text(encoding="ascii").strip())
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """The adapters that the rounds left: weights beside the report must be named in it."""
+    return sorted(str(path.relative_to(folder)) for path in (folder / "rounds").glob("*.safetensors"))
 
 
 def file_hash(path: Path) -> str:

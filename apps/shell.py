@@ -315,8 +315,13 @@ def _free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def make_pages(which: str | None, model_dir: str | Path | None, reports: Sequence[str | Path]) -> dict[str, Page]:
-    """The pages asked for (all when ``which`` is None), with the model loaded once for those that need it."""
+def make_pages(
+    which: str | None, model_dir: str | Path | None, reports: Sequence[str | Path], *, local: bool = True
+) -> dict[str, Page]:
+    """The pages asked for (all when ``which`` is None), with the model loaded once for those that need it.
+
+    ``local``: whether only people at this machine can reach the pages.
+    """
     if which is not None and which not in PAGES:
         raise ValueError(f"There is no app {which!r}: choose one of {', '.join(PAGES)}.")
     wanted = PAGES if which is None else (which,)
@@ -334,6 +339,10 @@ def make_pages(which: str | None, model_dir: str | Path | None, reports: Sequenc
             from apps.assistant import Assistant
 
             pages["assistant"] = Assistant(narrator)
+    if "privacy" in wanted:
+        from apps.dashboard import Dashboard
+
+        pages["privacy"] = Dashboard(reports, anywhere=local)
     return pages
 
 
@@ -357,7 +366,7 @@ def launch(
     ended = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    pages = make_pages(which, model_dir, reports)
+    pages = make_pages(which, model_dir, reports, local=is_loopback(host))
     with serve(pages, host=host, port=port, auth=pair) as address:
         tell(f"mmslm is at {address} (Ctrl-C ends it). It works offline and keeps photos in memory only.")
         if not is_loopback(host):

@@ -53,6 +53,7 @@ class Bench:
             self.adapters.parameters,
             steps=self.settings.local_steps,
             learning_rate=self.settings.local_learning_rate,
+            autocast=self.settings.autocast,
         )
         return self.adapters.read() - start, loss
 

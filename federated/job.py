@@ -21,7 +21,6 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-import torch
 from flwr.app import Context
 from safetensors.torch import save
 from torch import nn
@@ -81,7 +80,8 @@ def population_of(context: Context, settings: FederatedConfig) -> Population:
 
 
 def open_bench(context: Context) -> Bench:
-    """A device's bench, for the ClientApp. One torch thread, as on every runtime: its numbers must not depend on cores."""
+    """A device's bench, for the ClientApp. One torch thread, as on every "
+    "runtime: its numbers must not depend on cores."""
     torch.set_num_threads(1)
     settings = settings_of(context)
     population = population_of(context, settings)

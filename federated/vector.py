@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 
 import torch
@@ -65,5 +66,10 @@ def check_vector(vector: Tensor, dimension: int) -> None:
             f"this model's adapters need ({dimension},) of torch.float32: was it "
             f"made with another rank or other layers?"
         )
-    if not bool(torch.isfinite(vector).all()):
+    if not all_finite(vector):
         raise ValueError("the adapter vector holds values that are not finite; go back to the last good checkpoint.")
+
+
+def all_finite(vector: Tensor) -> bool:
+    """Whether every number is finite: the float64 sum of float32 numbers is finite if and only if each of them is."""
+    return math.isfinite(float(vector.sum(dtype=torch.float64)))

@@ -113,14 +113,20 @@ class Batches:
     def spelling_loss(self, features: Tensor, spelled: Tensor) -> Tensor:
         """How badly image tokens spell: features [B, cells, D], spelled [B, cells, words] -> [B], nats per cell.
 
-        A token spells a word where its product with the word's embedding is large, on the scale of the word pictures.
+        A token spells a word where it points along the word's embedding: most of the token has to be its words, as in
+        the word pictures, or the decoder would have to read them under something louder. A second, small term keeps
+        tokens about as long as embeddings are.
         """
         with torch.no_grad():
             table = self.model.get_input_embeddings().weight
             words = torch.stack([table[self._words(word)].mean(0) for word in SPELLED])
-            scale = float(table.square().mean()) * table.shape[1]
-        heard = features.float() @ words.T.float() / scale
-        return F.binary_cross_entropy_with_logits(8.0 * heard - 3.0, spelled.float(), reduction="none").sum(2).mean(1)
+            words = words / words.square().mean(1, keepdim=True).sqrt()
+            usual = table.square().mean().sqrt()
+        features = features.float()
+        loudness = features.square().mean(2, keepdim=True).add(1e-6).sqrt()
+        heard = (features / loudness) @ words.T.float() / features.shape[2]  # correlation, -1 to 1
+        wrong = F.binary_cross_entropy_with_logits(14.0 * heard - 4.0, spelled.float(), reduction="none").sum(2).mean(1)
+        return wrong + (loudness / (1.5 * usual)).log().square().mean((1, 2))
 
     def _words(self, text: str) -> list[int]:
         # Prompts and words repeat endlessly; each is encoded once.

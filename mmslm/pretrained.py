@@ -4,10 +4,10 @@ A directory holds config.json, model.safetensors, tokenizer.json, tokenizer_conf
 chat_template.jinja. It refuses directories with parts missing, damaged files, and weights in pickle formats.
 """
 
+import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -88,12 +88,14 @@ def load_model(
 
 
 def _config(path: Path) -> MMSLMConfig:
+    file = path / "config.json"
     try:
-        config: Any = MMSLMConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path / 'config.json'} is no configuration ({error}); copy it again.") from error
-    if not isinstance(config, MMSLMConfig):
-        raise ValueError(f"{path / 'config.json'} describes a {config.model_type} model; an mmslm model is expected.")
+        kind = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no configuration ({error}); copy it again.") from error
+    if kind != MMSLMConfig.model_type:
+        raise ValueError(f"{file} describes a {kind!r} model; an mmslm model is expected.")
+    config: MMSLMConfig = MMSLMConfig.from_pretrained(path, local_files_only=True)
     return config
 
 

@@ -180,9 +180,17 @@ def local_update(
     *,
     steps: int,
     learning_rate: float,
+    autocast: bool = False,
 ) -> float:
     """Train ``parameters`` in place for ``steps`` SGD steps on one device's batches; returns the last loss.
 
-    The rest of the model stays as it is. What left the device's memory is nothing: the caller forms the delta.
+    The rest of the model stays as it is, and nothing leaves the device: the caller forms the delta. ``autocast`` forms
+    products in bfloat16; parameters and updates stay float32.
     """
-    return fit(model, repeat(batches), SGD(list(parameters.values()), learning_rate), steps=steps)
+
+    def losses_of(module: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast(batch["labels"].device.type, torch.bfloat16, enabled=autocast):
+            return sample_losses(module, batch)
+
+    update = SGD(list(parameters.values()), learning_rate)
+    return fit(model, repeat(batches), update, steps=steps, losses_of=losses_of)

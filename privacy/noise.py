@@ -72,17 +72,20 @@ class _BoxMuller:
     def _stream(self, step: int, stream: int, size: int) -> CipherContext:
         raise NotImplementedError
 
-    def _block(self, source: CipherContext, zeros: bytes, buffer: bytearray, count: int) -> Tensor:
-        """`count` standard normals, fp64."""
+    def _block(self, source: CipherContext, zeros: bytes, buffer: bytearray, count: int, std: float) -> Tensor:
+        """`count` normals, fp64."""
         pairs = (count + 1) // 2
         length = 16 * pairs
         source.update_into(memoryview(zeros)[:length], buffer)
         words = torch.frombuffer(buffer, dtype=torch.int64, count=2 * pairs)
         uniform = (words & _MASK).to(torch.float64)
         # (k + 1) / 2**63 lies in (0, 1]: the logarithm is finite, and small k keep all their bits, so tails are real.
-        radius = uniform[:pairs].add_(1.0).mul_(2.0**-63).log_().mul_(-2.0).sqrt_()
+        radius = uniform[:pairs].add_(1.0).mul_(2.0**-63).log_().mul_(-2.0).sqrt_().mul_(std)
         angle = uniform[pairs:].mul_(math.pi * 2.0**-62)
-        return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)))[:count]
+        result = torch.empty_like(uniform)
+        torch.cos(angle, out=result[:pairs]).mul_(radius)
+        torch.sin(angle, out=result[pairs:]).mul_(radius)
+        return result[:count]
 
     def normal(
         self, shape: int | Sequence[int], std: float, *, step: int, stream: int = 0, dtype: torch.dtype = torch.float32
@@ -99,8 +102,8 @@ class _BoxMuller:
             )
         result = torch.empty(shape if isinstance(shape, int) else tuple(shape), dtype=dtype)
         flat = result.view(-1)
-        for start, block in self._blocks(flat.numel(), step, stream):
-            flat[start : start + block.numel()] = block.mul_(std)
+        for start, block in self._blocks(flat.numel(), step, stream, std):
+            flat[start : start + block.numel()] = block
         return result
 
     def add_(self, total: Tensor, std: float, *, step: int, stream: int = 0) -> Tensor:
@@ -117,19 +120,20 @@ class _BoxMuller:
             return total
         spacing = grid(std)
         flat = total.detach().view(-1)
-        for start, block in self._blocks(flat.numel(), step, stream):
+        # in units of the grid, a power of two: scaling is exact
+        for start, block in self._blocks(flat.numel(), step, stream, std / spacing):
             part = flat[start : start + block.numel()]
-            noisy = block.mul_(std).to(part.device).add_(part)
-            part.copy_(noisy.mul_(1.0 / spacing).round_().mul_(spacing))
+            noisy = block.to(part.device).add_(part, alpha=1.0 / spacing).round_()
+            torch.mul(noisy, spacing, out=part)
         return total
 
-    def _blocks(self, size: int, step: int, stream: int) -> Iterator[tuple[int, Tensor]]:
-        """(start, standard normals) until `size` are drawn."""
+    def _blocks(self, size: int, step: int, stream: int, std: float) -> Iterator[tuple[int, Tensor]]:
+        """(start, N(0, std**2)) until `size` are drawn."""
         source = self._stream(step, stream, size)
         length = 8 * min(size + size % 2, _BLOCK)
         zeros, buffer = bytes(length), bytearray(length + 16)
         for start in range(0, size, _BLOCK):
-            yield start, self._block(source, zeros, buffer, min(_BLOCK, size - start))
+            yield start, self._block(source, zeros, buffer, min(_BLOCK, size - start), std)
 
 
 def _cipher(key: bytes) -> CipherContext:

@@ -100,8 +100,8 @@ class PrivateOptimizer:
         unclipped = sum(p.requires_grad and p not in engine.names for p in optimised)
         if strangers or unclipped:
             raise ValueError(
-                f"the optimiser lacks {strangers} of the engine's parameters and holds {unclipped} that are not clipped; "
-                "give it exactly the model's trainable parameters."
+                f"the optimiser lacks {strangers} of the engine's parameters and holds {unclipped} that are not "
+                "clipped; give it exactly the model's trainable parameters."
             )
         self._sigma, self._rate, self._before = noise_multiplier, learning_rate, before_release
         self.unit, self.adjacency, self.label = unit, adjacency, label

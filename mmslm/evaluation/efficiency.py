@@ -27,6 +27,7 @@ from PIL import Image
 ASSUMED_WATTS = 5.0  # one busy core of a laptop processor, with its share of memory; only for the estimate
 _SAMPLE_SECONDS = 0.005
 _RAPL = Path("/sys/class/powercap")
+_clock = time.perf_counter
 
 
 class Streaming(Protocol):
@@ -125,21 +126,21 @@ def _one_caption(
     narrator: Streaming, image: Image.Image, prompts: tuple[str, str], tokens: int
 ) -> tuple[float, float, float, int]:
     """(first token, first token of the second question, whole caption) in seconds, and the tokens of the caption."""
-    start = time.perf_counter()
+    start = _clock()
     encoded = narrator.look(image)
     first = 0.0
     count = 0
     for _ in narrator.stream(encoded, prompts[0], max_new_tokens=tokens):
         if count == 0:
-            first = time.perf_counter() - start
+            first = _clock() - start
         count += 1
-    whole = time.perf_counter() - start
+    whole = _clock() - start
     if count == 0:
         # A narrator with nothing to say still took this long to say so.
         first = whole
-    again = time.perf_counter()
+    again = _clock()
     next(iter(narrator.stream(encoded, prompts[1], max_new_tokens=1)), None)
-    return first, time.perf_counter() - again, whole, count
+    return first, _clock() - again, whole, count
 
 
 class _Memory:

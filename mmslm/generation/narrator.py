@@ -22,6 +22,7 @@ from torch import Tensor
 from mmslm.generation.cache import SlotCache
 from mmslm.generation.confidence import Calibration
 from mmslm.model.experts import ImageTokens
+from mmslm.model.masks import attention_pattern
 from mmslm.model.modeling import MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor, Picture
 
@@ -83,6 +84,7 @@ class Narrator:
         # Roles, padding and pictures never belong into a reply.
         self._silent = torch.tensor([i for i in tokenizer.all_special_ids if i != self._eos], dtype=torch.long)
         self._limit = int(config.max_position_embeddings)
+        self._patterned = config.prefix_lm or config.text_window is not None
 
     @classmethod
     def load(
@@ -131,7 +133,8 @@ class Narrator:
         cache = self._cache(len(samples), len(prefix), hidden)
         language = model.model.language_model
         cos, sin = language.rotary.span(0, len(prefix), self._device)
-        language.run(hidden, cos, sin, None, len(prefix) > 1, cache, images)
+        mask = self._pattern(0, len(prefix), len(prefix), None) if self._patterned else None
+        language.run(hidden, cos, sin, mask, mask is None and len(prefix) > 1, cache, images)
         cache.advance(len(prefix))
         return [EncodedImage(row, count) for row in cache.rows()]
 
@@ -162,12 +165,12 @@ class Narrator:
             first = False
             step = torch.tensor([[token]], device=self._device)
 
-    def say(
-        self, encoded: EncodedImage | Picture, prompt: str, max_new_tokens: int = 48, history: Turns = ()
-    ) -> Reply:
+    def say(self, encoded: EncodedImage | Picture, prompt: str, max_new_tokens: int = 48, history: Turns = ()) -> Reply:
         """The whole reply of `stream`."""
         seen = encoded if isinstance(encoded, EncodedImage) else self.look(encoded)
-        return self._say_group([(seen, self._history(history) + self.processor.encode_prompt(prompt))], max_new_tokens)[0]
+        return self._say_group([(seen, self._history(history) + self.processor.encode_prompt(prompt))], max_new_tokens)[
+            0
+        ]
 
     def say_batch(
         self,
@@ -275,16 +278,31 @@ class Narrator:
         else:
             cos, sin = language.rotary.span(past, past + length, self._device)
         mask: Tensor | None = None
-        if padded or (length > 1 and past > 0):
-            keys = torch.arange(past + length, device=self._device)
-            mask = keys[None, None, None, :] <= keys[None, None, past:, None]
+        if padded or self._patterned or (length > 1 and past > 0):
+            visible = None
             if padded:
-                hidden = (keys[None] >= prefix) & (keys[None] < prefix + padding[:, None])
-                mask = mask & ~hidden[:, None, None, :]
+                keys = torch.arange(past + length, device=self._device)
+                visible = (keys[None] < prefix) | (keys[None] >= prefix + padding[:, None])
+            mask = self._pattern(past, past + length, prefix, visible)
         out = language.run(language.embed_tokens(step), cos, sin, mask, mask is None and length > 1, cache, None)
         cache.advance(length)
         logits: Tensor = self.model.lm_head(out[:, -1]).float()
         return logits.index_fill_(1, self._silent.to(logits.device), float("-inf"))
+
+    def _pattern(self, past: int, stop: int, prefix: int, visible: Tensor | None) -> Tensor:
+        """The mask for queries past..stop-1; positions 1..prefix-1 hold the pictures."""
+        config = self.model.config.text
+        keys = torch.arange(stop, device=self._device)
+        if config.text_window is not None and visible is not None:
+            raise ValueError("say_batch with prompts of different lengths needs a model without text_window; use say.")
+        return attention_pattern(
+            keys[past:],
+            stop,
+            visible=visible,
+            image=((keys > 0) & (keys < prefix))[None],
+            prefix_lm=config.prefix_lm,
+            window=config.text_window,
+        )
 
     def _cache(self, batch: int, capacity: int, like: Tensor) -> SlotCache:
         config = self.model.config.text

@@ -1,8 +1,8 @@
-"""What an mmslm model is made of: the configuration of its language model, its image front end and its image experts.
+"""What an mmslm model is made of: its language model, its image front end and its image experts.
 
-One `MMSLMConfig` describes a model completely; `config.json` in a model directory is this object. It refuses shapes that
-cannot work (heads that do not divide the width, an image that does not divide into its grid, experts on layers that do
-not exist) with one sentence that names the field, what was given and what is expected.
+One `MMSLMConfig` describes a model completely; `config.json` in a model directory is this object. It refuses shapes
+that cannot work (heads that do not divide the width, an image that does not divide into its grid, experts on layers
+that do not exist) with one sentence that names the field, what was given and what is expected.
 """
 
 from typing import Any, Literal
@@ -18,6 +18,14 @@ class MMSLMTextConfig(PreTrainedConfig):
 
     Sizes are counts of units; `rope_parameters` is `{"rope_type": "default", "rope_theta": float}`;
     `max_position_embeddings` is the longest sequence in tokens, image tokens included.
+
+    Switches, each off by default:
+    layer_repeats  every block runs so many times in a row with one set of weights (MobileLLM's block-wise sharing);
+                   `num_hidden_layers` counts runs, each with a cache slot of its own
+    qk_norm        RMSNorm on queries and keys before the rotary positions (Henry et al. 2020, arXiv:2010.04245)
+    prefix_lm      the image tokens of a run of pictures see each other in both directions (PaliGemma, arXiv:2407.07726)
+    text_window    a token sees the last so many tokens and, whatever their distance, all earlier image tokens
+                   (global tokens as in Longformer, arXiv:2004.05150)
     """
 
     model_type = "mmslm_text"
@@ -35,6 +43,10 @@ class MMSLMTextConfig(PreTrainedConfig):
     rope_parameters: dict | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
+    layer_repeats: int = 1
+    qk_norm: bool = False
+    prefix_lm: bool = False
+    text_window: int | None = None
     initializer_range: float = 0.04
     use_cache: bool = True
     pad_token_id: int | None = 0
@@ -48,6 +60,11 @@ class MMSLMTextConfig(PreTrainedConfig):
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
         super().__post_init__(**kwargs)
 
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks have weights of their own."""
+        return self.num_hidden_layers // self.layer_repeats
+
     def validate_architecture(self) -> None:
         """Refuse shapes that cannot work. Raises ValueError."""
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
@@ -60,6 +77,13 @@ class MMSLMTextConfig(PreTrainedConfig):
             )
         if self.head_dim is None or self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"text_config.head_dim is {self.head_dim}; rotary positions need an even number.")
+        if self.layer_repeats < 1 or self.num_hidden_layers % self.layer_repeats:
+            raise ValueError(
+                f"text_config.num_hidden_layers is {self.num_hidden_layers}, which layer_repeats "
+                f"({self.layer_repeats}) does not divide; choose a divisor."
+            )
+        if self.text_window is not None and self.text_window < 1:
+            raise ValueError(f"text_config.text_window is {self.text_window}; give at least 1, or null for no window.")
         rope = self.rope_parameters or {}
         if rope.get("rope_type", "default") != "default":
             raise ValueError(
@@ -75,18 +99,28 @@ class MMSLMTextConfig(PreTrainedConfig):
 class MMSLMVisionConfig(PreTrainedConfig):
     """The image front end. `kind` chooses it; the other fields size it.
 
-    conv_stem  three strided 3x3 convolutions to a grid of image_size / 8, then transformer blocks; LayerNorm only, so it
-               can be trained under per-sample clipping. `stem_channels` are the widths of the first two convolutions.
+    conv_stem  three strided 3x3 convolutions to a grid of image_size / 8, then transformer blocks; LayerNorm only, so
+               it can be trained under per-sample clipping. `stem_channels` are the first two convolutions' widths.
+    patch      no encoder: a linear embedding of patches of `patch_size` pixels, as in Mono-InternVL (arXiv:2410.08202)
+    tower      a frozen pretrained tower, `tower` = "open_clip:ARCHITECTURE" or "timm:NAME", whose feature map of
+               `tower_grid` x `tower_grid` cells of width `hidden_size` is read at its end or, with `tower_exit` k,
+               after its stage or block k (from 0). Made by `mmslm.pretrained.init_model`.
 
     `image_size` is the side in pixels of the square picture that the model sees.
     """
 
     model_type = "mmslm_vision"
 
-    kind: Literal["conv_stem"] = "conv_stem"
+    kind: Literal["conv_stem", "patch", "tower"] = "conv_stem"
     image_size: int = 96
     num_channels: int = 3
     stem_channels: list[int] | tuple[int, ...] = (32, 80)
+    patch_size: int = 8
+    tower: str | None = None
+    tower_grid: int | None = None
+    tower_exit: int | None = None
+    tower_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    tower_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     hidden_size: int = 160
     intermediate_size: int = 480
     num_hidden_layers: int = 4
@@ -97,12 +131,30 @@ class MMSLMVisionConfig(PreTrainedConfig):
     @property
     def grid_size(self) -> int:
         """Side of the feature map that the front end gives, in cells."""
-        return self.image_size // 8
+        if self.kind == "tower":
+            return int(self.tower_grid or 0)
+        return self.image_size // (8 if self.kind == "conv_stem" else self.patch_size)
 
     def validate_architecture(self) -> None:
         """Refuse shapes that cannot work. Raises ValueError."""
         if self.num_channels != 3:
             raise ValueError(f"vision_config.num_channels is {self.num_channels}; pictures are RGB, give 3.")
+        if self.kind == "conv_stem":
+            self._validate_conv_stem()
+        elif self.kind == "patch":
+            if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+                raise ValueError(
+                    f"vision_config.image_size is {self.image_size}, which patch_size ({self.patch_size}) does not "
+                    "divide; choose a divisor."
+                )
+        elif not (self.tower or "").startswith(("open_clip:", "timm:")):
+            raise ValueError(f'vision_config.tower is {self.tower!r}; give "open_clip:ARCHITECTURE" or "timm:NAME".')
+        elif not self.tower_grid or self.tower_grid < 1:
+            raise ValueError(
+                f"vision_config.tower_grid is {self.tower_grid}; give the side of the tower's feature map."
+            )
+
+    def _validate_conv_stem(self) -> None:
         if self.image_size < 16 or self.image_size % 8:
             raise ValueError(f"vision_config.image_size is {self.image_size}; give a multiple of 8 of at least 16.")
         if len(self.stem_channels) != 2 or min(self.stem_channels) < 1:
@@ -119,7 +171,7 @@ class MMSLMConfig(PreTrainedConfig):
     """A whole model: language model, image front end, projector, and (if any) image experts.
 
     `pixel_shuffle` s folds s x s neighbouring cells into one image token. `image_experts` is None or what
-    `add_image_experts` was given (rank, layers, train, seed, include), so that a saved model is rebuilt with its experts.
+    `add_image_experts` was given (kind, rank, layers, train, seed, include): a saved model is rebuilt with its experts.
     """
 
     model_type = "mmslm"
@@ -143,7 +195,7 @@ class MMSLMConfig(PreTrainedConfig):
     def text(self) -> MMSLMTextConfig:
         """The language model's part, typed."""
         if not isinstance(self.text_config, MMSLMTextConfig):
-            raise TypeError(f"text_config is a {type(self.text_config).__name__}; an MMSLMTextConfig is expected.")
+            raise TypeError(f"text_config is a {type(self.text_config).__name__}; give an MMSLMTextConfig.")
         return self.text_config
 
     @property
@@ -179,7 +231,7 @@ class MMSLMConfig(PreTrainedConfig):
         if self.image_experts is not None:
             from mmslm.model.experts import ExpertSpec  # a circular import at module level
 
-            ExpertSpec.from_dict(self.image_experts, self.text.num_hidden_layers)
+            ExpertSpec.from_dict(self.image_experts, self.text.num_blocks)
 
 
 __all__ = ["MMSLMConfig", "MMSLMTextConfig", "MMSLMVisionConfig"]

@@ -20,6 +20,7 @@ from mmslm.model.attention import RotaryTable, attend, compute_type, rotate
 from mmslm.model.base import MMSLMPreTrainedModel
 from mmslm.model.configuration import MMSLMTextConfig
 from mmslm.model.experts import ExpertSpec, ImageTokens, SwiGLUDelta
+from mmslm.model.masks import attention_pattern
 
 
 class KeyValueCache(Protocol):
@@ -41,6 +42,8 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, keys, bias=bias)
         self.v_proj = nn.Linear(width, keys, bias=bias)
         self.o_proj = nn.Linear(queries, width, bias=bias)
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
 
     def forward(
         self,
@@ -54,8 +57,11 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         batch, length, _ = hidden.shape
         shape = (batch, length, -1, self.head_dim)
-        query = rotate(self.q_proj(hidden).view(shape).transpose(1, 2), cos, sin)
-        key = rotate(self.k_proj(hidden).view(shape).transpose(1, 2), cos, sin)
+        query, key = self.q_proj(hidden).view(shape), self.k_proj(hidden).view(shape)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = compute_type(self.q_norm(query)), compute_type(self.k_norm(key))
+        query = rotate(query.transpose(1, 2), cos, sin)
+        key = rotate(key.transpose(1, 2), cos, sin)
         value = self.v_proj(hidden).view(shape).transpose(1, 2)
         if cache is not None:
             key, value = cache.update(key, value, slot)
@@ -67,7 +73,7 @@ class SelfAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """The feed-forward (Shazeer 2020, arXiv:2002.05202), with an optional low-rank expert for image tokens."""
+    """The feed-forward (Shazeer 2020, arXiv:2002.05202), with at most one expert for image tokens: low-rank or full."""
 
     def __init__(self, config: MMSLMTextConfig) -> None:
         super().__init__()
@@ -76,18 +82,25 @@ class SwiGLU(nn.Module):
         self.up_proj = nn.Linear(width, inner, bias=bias)
         self.down_proj = nn.Linear(inner, width, bias=bias)
         self.image_expert: SwiGLUDelta | None = None
+        self.image_mlp: SwiGLU | None = None
 
     def forward(self, x: Tensor, images: ImageTokens | None = None) -> Tensor:
         """x [B, T, D] -> [B, T, D]; `images` says which tokens take the expert, if there is one."""
-        gate, up = self.gate_proj(x), self.up_proj(x)
+        if self.image_mlp is not None and images is not None:
+            return images.dispatch(x, self._text, self.image_mlp)
         expert = self.image_expert
         if expert is None or images is None:
-            return self.down_proj(F.silu(gate) * up)
+            return self._text(x)
+        gate, up = self.gate_proj(x), self.up_proj(x)
         seen = images.take(x)
         gate = images.add(gate, expert.gate_proj(seen))
         up = images.add(up, expert.up_proj(seen))
         inner = F.silu(gate) * up
         return images.add(self.down_proj(inner), expert.down_proj(images.take(inner)))
+
+    def _text(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -125,7 +138,7 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
     def __init__(self, config: MMSLMTextConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_blocks))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         rope = config.rope_parameters or {}
         self.rotary = RotaryTable(
@@ -135,15 +148,18 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
         self.post_init()
 
     def add_image_experts(self, spec: ExpertSpec) -> None:
-        """Give the layers of `spec` a low-rank image expert (B = 0: the function does not change yet)."""
+        """Give the blocks of `spec` an image expert that does not change the function yet."""
         config = self.config
         for index in spec.layers:
             mlp = self.layers[index].mlp
             assert isinstance(mlp, SwiGLU)
             weight = mlp.gate_proj.weight
-            mlp.image_expert = SwiGLUDelta(config.hidden_size, config.intermediate_size, spec.rank, spec.train).to(
-                weight.device, weight.dtype
-            )
+            if spec.kind == "full":
+                mlp.image_mlp = SwiGLU(config).to(weight.device, weight.dtype)
+                mlp.image_mlp.load_state_dict(mlp.state_dict(), strict=False)
+            else:
+                delta = SwiGLUDelta(config.hidden_size, config.intermediate_size, spec.rank, spec.train)
+                mlp.image_expert = delta.to(weight.device, weight.dtype)
 
     def run(
         self,
@@ -161,7 +177,8 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
         The lean generation loop calls this directly: everything that transformers' `generate` prepares again for
         every token is prepared once by the caller.
         """
-        for slot, layer in enumerate(self.layers):
+        for slot in range(self.config.num_hidden_layers):
+            layer = self.layers[slot // self.config.layer_repeats]  # a shared block keeps a cache slot per run
             if states is not None:
                 states.append(hidden)
             hidden = layer(hidden, cos, sin, mask, causal, past_key_values=cache, slot=slot, images=images)
@@ -179,12 +196,15 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         images: ImageTokens | None = None,
+        image_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **_: Any,
     ) -> BaseModelOutputWithPast:
         """hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
 
-        attention_mask: [B, S] over past and present (1 = real token) or a boolean [B, 1, T, S]. Raises ValueError.
+        attention_mask: [B, S] over past and present (1 = real token) or a boolean [B, 1, T, S]. images and image_mask
+        [B, T]: where image tokens are. segment_ids [B, T]: packed samples, 0 = padding. Raises ValueError.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -201,8 +221,19 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
                 f"The sequence has {length + past} tokens, but this model takes at most "
                 f"{self.config.max_position_embeddings}; shorten the text or give fewer pictures."
             )
-        position_ids = self._positions(position_ids, attention_mask, past, length, inputs_embeds.device)
-        mask, causal = self._mask(inputs_embeds, attention_mask, past_key_values, position_ids)
+        if segment_ids is not None:
+            position_ids = _packed_positions(segment_ids, position_ids, attention_mask, past_key_values)
+        elif position_ids is not None and bool((position_ids[:, 1:] < position_ids[:, :-1]).any()):
+            raise ValueError(
+                "position_ids start again within a row, as packed samples do, but there are no segment_ids: the samples "
+                "would see each other. Give segment_ids (Collator.pack makes them)."
+            )
+        else:
+            position_ids = self._positions(position_ids, attention_mask, past, length, inputs_embeds.device)
+        if segment_ids is not None or self.config.prefix_lm or self.config.text_window is not None:
+            mask, causal = self._pattern(inputs_embeds, attention_mask, past_key_values, image_mask, segment_ids), False
+        else:
+            mask, causal = self._mask(inputs_embeds, attention_mask, past_key_values, position_ids)
         cos, sin = self.rotary(position_ids)
         states: list[Tensor] | None = [] if output_hidden_states else None
         hidden = self.run(inputs_embeds, cos, sin, mask, causal, past_key_values, images, states)
@@ -222,6 +253,40 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
             # Left padding: the first real token is at position 0, as it is alone.
             return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, past:]
         return torch.arange(past, past + length, device=device)[None]
+
+    def _pattern(
+        self,
+        embeds: Tensor,
+        attention_mask: Tensor | None,
+        cache: Cache | None,
+        image_mask: Tensor | None,
+        segment_ids: Tensor | None,
+    ) -> Tensor:
+        """The boolean mask [B or 1, 1, T, S] of prefix images, windows and packed samples."""
+        batch, length = embeds.shape[:2]
+        image = image_mask if image_mask is not None else embeds.new_zeros(batch, length, dtype=torch.bool)
+        past, keys = 0, length
+        if cache is not None:
+            past, keys = int(cache.get_seq_length()), int(cache.get_mask_sizes(length, 0)[0])
+            # The cache keeps which of its keys are image tokens: later queries see those at any distance.
+            earlier = getattr(cache, "image_keys", image.new_zeros(batch, 0))[:batch, :past]
+            image = torch.cat((earlier, image), dim=1)
+            cache.image_keys = image  # type: ignore[attr-defined]
+            image = F.pad(image, (0, keys - image.shape[1]))
+        visible = None
+        if attention_mask is not None and attention_mask.dim() == 2:
+            visible = F.pad(attention_mask.bool(), (0, keys - attention_mask.shape[1]))
+        elif attention_mask is not None:
+            visible = attention_mask.bool()[:, 0, -1]  # what the last query sees is what is no padding
+        return attention_pattern(
+            torch.arange(past, past + length, device=embeds.device),
+            keys,
+            visible=visible,
+            image=image,
+            segments=segment_ids,
+            prefix_lm=self.config.prefix_lm,
+            window=self.config.text_window,
+        )
 
     def _mask(
         self, embeds: Tensor, attention_mask: Tensor | None, cache: Cache | None, position_ids: Tensor
@@ -244,6 +309,23 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
             position_ids=position_ids,
         )
         return (mask, False) if mask is not None else (None, length > 1)
+
+
+def _packed_positions(
+    segment_ids: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, cache: Cache | None
+) -> Tensor:
+    """Positions that start at 0 in every segment; refuses what would mix packed samples. Raises ValueError."""
+    if cache is not None:
+        raise ValueError("Packed samples cannot be decoded with a cache: set use_cache=False, or unpack them first.")
+    if attention_mask is not None:
+        raise ValueError("Packed samples take no attention_mask; segment_ids hide padding (0) and other samples.")
+    starts = torch.ones_like(segment_ids, dtype=torch.bool)
+    starts[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    index = torch.arange(segment_ids.shape[1], device=segment_ids.device)[None]
+    positions = index - torch.where(starts, index, 0).cummax(dim=1).values
+    if position_ids is not None and not torch.equal(position_ids, positions):
+        raise ValueError("position_ids do not start again where segment_ids change; leave position_ids out.")
+    return positions
 
 
 __all__ = ["DecoderLayer", "KeyValueCache", "MMSLMLanguageModel", "SelfAttention", "SwiGLU"]

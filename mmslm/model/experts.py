@@ -1,17 +1,18 @@
-"""Image experts: feed-forward paths that only image tokens take, chosen by the token's kind and not by a learned router.
+"""Image experts: feed-forward paths that only image tokens take, by the token's kind and not by a learned router.
 
 A learned router with a balance loss mixes the examples of a batch, which breaks the unit of privacy; hard routing by
 modality does not. Where the image tokens of every sample lie in one span (a caption after its picture) they are sliced
 out; otherwise each row is sorted by modality (a stable argsort), so that every tensor keeps the sample as its first
 axis and per-sample gradients stay exact. `x[mask]` would merge the batch into one axis and is never used.
 
-The low-rank delta expert (W + B A on image tokens, B = 0 at the start) follows LoRA (Hu et al. 2021, arXiv:2106.09685);
-`train="b"` keeps a seeded random A frozen (FFA-LoRA, Sun et al. 2024, arXiv:2403.12313): half the numbers to upload, and
-no product of two noisy factors under differential privacy. Experts by modality follow VLMo (Bao et al. 2021,
-arXiv:2111.02358) and Mono-InternVL (Luo et al. 2024, arXiv:2410.08202).
+The low-rank delta expert (W + B A on image tokens, B = 0 at the start) follows LoRA (Hu et al. 2021,
+arXiv:2106.09685); `train="b"` keeps a seeded random A frozen (FFA-LoRA, Sun et al. 2024, arXiv:2403.12313): half the
+numbers to upload, and no product of two noisy factors under differential privacy. The full expert is a feed-forward of
+its own that starts as a copy of the text's. Experts by modality follow VLMo (Bao et al. 2021, arXiv:2111.02358) and
+Mono-InternVL (Luo et al. 2024, arXiv:2410.08202).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,8 +26,9 @@ PARTS = ("decoder", "vision", "projector")
 class ExpertSpec:
     """What `add_image_experts` was asked for.
 
-    rank: columns of A and B, at least 1. layers: decoder layers that carry an expert. train: "ab" trains both factors,
-    "b" only B. seed: of the random A. include: which parts carry one ("decoder", "vision", "projector").
+    kind: "low_rank" or "full". rank: columns of A and B, at least 1 (0 for full experts). layers: decoder blocks that
+    carry an expert. train: "ab" trains both factors, "b" only B. seed: of the random A. include: which parts carry one
+    ("decoder", "vision", "projector"; full experts only in the decoder).
     """
 
     rank: int
@@ -34,10 +36,18 @@ class ExpertSpec:
     train: str = "ab"
     seed: int = 0
     include: tuple[str, ...] = ("decoder",)
+    kind: str = "low_rank"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
+        if self.kind not in ("low_rank", "full"):
+            raise ValueError(f'Image experts are "low_rank" or "full", not {self.kind!r}.')
+        if self.kind == "low_rank" and self.rank < 1:
             raise ValueError(f"The rank of image experts is {self.rank}; give a whole number of at least 1.")
+        if self.kind == "full" and (self.rank != 0 or self.train != "ab" or self.include != ("decoder",)):
+            raise ValueError(
+                f"Full image experts have no rank, train whole and stand in the decoder; got rank {self.rank}, train "
+                f"{self.train!r}, include {list(self.include)}: give rank 0 and leave the others out."
+            )
         if self.train not in ("ab", "b"):
             raise ValueError(f'Image experts train "ab" (both factors) or "b" (only B), not {self.train!r}.')
         unknown = [part for part in self.include if part not in PARTS]
@@ -52,29 +62,31 @@ class ExpertSpec:
         train: str,
         seed: int,
         include: Sequence[str],
-        num_layers: int,
+        kind: str,
+        blocks: int,
     ) -> "ExpertSpec":
-        """A checked specification; `layers=None` means every decoder layer. Raises ValueError."""
-        chosen = tuple(range(num_layers)) if layers is None else tuple(sorted(set(int(i) for i in layers)))
-        if not chosen or chosen[0] < 0 or chosen[-1] >= num_layers:
+        """A checked specification; `layers=None` means every decoder block. Raises ValueError."""
+        chosen = tuple(range(blocks)) if layers is None else tuple(sorted({int(i) for i in layers}))
+        if not chosen or chosen[0] < 0 or chosen[-1] >= blocks:
             raise ValueError(
-                f"Image experts were asked for on layers {list(chosen)}; layers go from 0 to {num_layers - 1}."
+                f"Image experts were asked for on layers {list(chosen)}; layers go from 0 to {blocks - 1}."
             )
-        return cls(rank, chosen, train, seed, tuple(include))
+        return cls(rank, chosen, train, seed, tuple(include), kind)
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any], num_layers: int) -> "ExpertSpec":
+    def from_dict(cls, value: dict[str, Any], blocks: int) -> "ExpertSpec":
         """From `config.image_experts`. Raises ValueError for unknown or missing keys."""
-        extra = set(value) - {"rank", "layers", "train", "seed", "include"}
+        extra = set(value) - {"rank", "layers", "train", "seed", "include", "kind"}
         if extra or "rank" not in value:
-            raise ValueError(f"image_experts needs rank, layers, train, seed, include; got {sorted(value)}.")
+            raise ValueError(f"image_experts needs rank, layers, train, seed, include, kind; got {sorted(value)}.")
         return cls.make(
             int(value["rank"]),
             value.get("layers"),
             str(value.get("train", "ab")),
             int(value.get("seed", 0)),
             value.get("include", ("decoder",)),
-            num_layers,
+            str(value.get("kind", "low_rank")),
+            blocks,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,11 +96,15 @@ class ExpertSpec:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Where the image tokens of a batch are: one `span` for all rows, or `index` [B, M] with `valid` [B, M]."""
+    """Where the image tokens of a batch are: one `span` for all rows, or `index` [B, M] with `valid` [B, M].
+
+    `words` [B, K] are then the text tokens of each row, K of the row with most.
+    """
 
     span: tuple[int, int] | None
     index: Tensor | None = None
     valid: Tensor | None = None
+    words: Tensor | None = None
 
     @classmethod
     def locate(cls, mask: Tensor) -> "ImageTokens | None":
@@ -102,8 +118,9 @@ class ImageTokens:
         if int(counts.min()) == most and bool(block.all()):
             return cls((start, start + most))
         # Stable: image tokens first, each kind in its own order, so nothing depends on the sort.
-        index = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)[:, :most]
-        return cls(None, index, mask.gather(1, index))
+        order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
+        index = order[:, :most]
+        return cls(None, index, mask.gather(1, index), order[:, int(counts.min()) :])
 
     def take(self, x: Tensor) -> Tensor:
         """The image tokens of x [B, T, D] as [B, M, D]; rows with fewer are filled with other tokens of their own."""
@@ -127,6 +144,21 @@ class ImageTokens:
         assert self.index is not None and self.valid is not None
         kept = torch.where(self.valid[..., None], values, self.take(y))
         return y.scatter(1, self.index[..., None].expand(-1, -1, y.shape[-1]), kept)
+
+    def dispatch(self, x: Tensor, text: Callable[[Tensor], Tensor], image: Callable[[Tensor], Tensor]) -> Tensor:
+        """x [B, T, D] -> [B, T, D]: every token through its own path and no other."""
+        if self.span is not None:
+            start, stop = self.span
+            if stop - start == x.shape[1]:
+                return image(x)
+            said = text(torch.cat((x[:, :start], x[:, stop:]), dim=1))
+            return torch.cat((said[:, :start], image(x[:, start:stop]), said[:, start:]), dim=1)
+        assert self.words is not None
+        said = text(x.gather(1, self.words[..., None].expand(-1, -1, x.shape[-1])))
+        places = self.words[..., None].expand(-1, -1, said.shape[-1])
+        out = said.new_zeros(*x.shape[:2], said.shape[-1]).scatter(1, places, said)
+        # Rows with fewer words were filled with image tokens of their own, which are overwritten here.
+        return self.put(out, image(self.take(x)))
 
 
 class LowRankDelta(nn.Module):

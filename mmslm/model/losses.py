@@ -46,6 +46,20 @@ def per_sample_loss(logits: Tensor, labels: Tensor, *, aligned: bool = False) ->
     return mean_over_own_tokens(token_loss(logits, labels), labels)
 
 
+def per_segment_loss(logits: Tensor, labels: Tensor, segment_ids: Tensor, segments: int) -> Tensor:
+    """Next-token loss of each packed sample: logits [B, T, V], labels and segment_ids [B, T] -> [B, segments].
+
+    Segment k (from 1) of a row is entry k - 1; 0 is padding. A label that belongs to another segment than the token
+    before it has no loss, and a segment without labels has loss 0.
+    """
+    same = segment_ids[:, 1:] == segment_ids[:, :-1]
+    targets = torch.where(same, labels[:, 1:], IGNORED)
+    losses = token_loss(logits[:, :-1], targets)
+    member = segment_ids[:, 1:, None] == torch.arange(1, segments + 1, device=labels.device)
+    member = member & (targets != IGNORED)[..., None]
+    return (losses[..., None] * member).sum(dim=1) / member.sum(dim=1).clamp(min=1)
+
+
 def label_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Positions whose next token has a label: labels [B, T] -> index [B, M] and targets [B, M].
 
@@ -59,4 +73,4 @@ def label_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
     return index, targets.gather(1, index)
 
 
-__all__ = ["IGNORED", "label_positions", "mean_over_own_tokens", "per_sample_loss", "token_loss"]
+__all__ = ["IGNORED", "label_positions", "mean_over_own_tokens", "per_sample_loss", "per_segment_loss", "token_loss"]

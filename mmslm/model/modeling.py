@@ -20,7 +20,7 @@ from mmslm.model.configuration import MMSLMConfig
 from mmslm.model.decoder import MMSLMLanguageModel
 from mmslm.model.experts import ExpertSpec, ImageTokens, LowRankDelta, MLPDelta
 from mmslm.model.losses import IGNORED, label_positions, mean_over_own_tokens, token_loss
-from mmslm.model.vision import NanoVisionEncoder, Projector, VisionBlock
+from mmslm.model.vision import Projector, VisionBlock, build_front_end
 
 
 @dataclass
@@ -50,7 +50,7 @@ class MMSLMModel(MMSLMPreTrainedModel):
 
     def __init__(self, config: MMSLMConfig) -> None:
         super().__init__(config)
-        self.vision_tower = NanoVisionEncoder(config.vision)
+        self.vision_tower = build_front_end(config.vision)
         self.projector = Projector(config)
         self.language_model = MMSLMLanguageModel(config.text)
         self.post_init()
@@ -79,7 +79,7 @@ class MMSLMModel(MMSLMPreTrainedModel):
         if bool((counts % each).any()) or int(counts.max()) > image_features.shape[1]:
             raise ValueError(
                 f"The samples have {counts.tolist()} image tokens, but every picture takes {each} and "
-                f"{image_features.shape[1] // each} pictures were given per sample; build the prompt with the processor."
+                f"{image_features.shape[1] // each} pictures were given per sample; use the processor."
             )
         return mask
 
@@ -105,6 +105,7 @@ class MMSLMModel(MMSLMPreTrainedModel):
         mm_token_type_ids: Tensor | None = None,
         image_features: Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        segment_ids: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         **_: Any,
@@ -115,18 +116,21 @@ class MMSLMModel(MMSLMPreTrainedModel):
         if image_features is None and mm_encoder_outputs and mm_encoder_outputs.get("image") is not None:
             encoded = mm_encoder_outputs["image"]
             image_features = encoded if isinstance(encoded, Tensor) else encoded.pooler_output
-        images = None
+        images: ImageTokens | None = None
+        image_mask: Tensor | None = None
         if input_ids is None:
             assert inputs_embeds is not None
             if pixel_values is not None or image_features is not None:
                 raise ValueError("Pictures need input_ids, which say where the image tokens are; inputs_embeds do not.")
             if mm_token_type_ids is not None:
                 # Embeddings that already hold image features (prompt tuning): the kinds say where.
-                images = ImageTokens.locate(mm_token_type_ids[:, -inputs_embeds.shape[1] :] == 1)
+                image_mask = mm_token_type_ids[:, -inputs_embeds.shape[1] :] == 1
+                images = ImageTokens.locate(image_mask)
         else:
             inputs_embeds = self.language_model.embed_tokens(input_ids)
             started = past_key_values is not None and int(past_key_values.get_seq_length()) > 0
-            if bool((input_ids == self.config.image_token_id).any()):
+            image_mask = input_ids == self.config.image_token_id
+            if bool(image_mask.any()):
                 if image_features is None:
                     if pixel_values is None:
                         raise ValueError(
@@ -145,6 +149,8 @@ class MMSLMModel(MMSLMPreTrainedModel):
             past_key_values=past_key_values,
             use_cache=use_cache,
             images=images,
+            image_mask=image_mask,
+            segment_ids=segment_ids,
             output_hidden_states=output_hidden_states,
         )
         return MMSLMOutput(
@@ -167,7 +173,7 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
         self.model = MMSLMModel(config)
         self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
         if config.image_experts is not None:
-            self._build_experts(ExpertSpec.from_dict(config.image_experts, config.text.num_hidden_layers))
+            self._build_experts(ExpertSpec.from_dict(config.image_experts, config.text.num_blocks))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -202,6 +208,7 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         image_features: Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        segment_ids: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         logits_at: Literal["all", "labels"] = "all",
@@ -213,8 +220,9 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
         input_ids: [B, T]. pixel_values: [B, N, 3, H, W] in [-1, 1]; a sample with fewer than N pictures is filled with
         anything, its image tokens decide. image_features: [B, N*T_img, D] instead of pixel_values. attention_mask:
         [B, T], 1 = real token. mm_token_type_ids: [B, T], 1 = image; needed only with inputs_embeds. labels: [B, T],
-        -100 = no loss. logits_at: "labels" forms logits only where a label follows (several times cheaper in
-        training). Raises ValueError where pictures and image tokens do not fit.
+        -100 = no loss. segment_ids: [B, T], packed samples (0 = padding) that do not see each other; per_sample_loss is
+        then per row, `losses.per_segment_loss` gives each sample's. logits_at: "labels" forms logits only where a label
+        follows (several times cheaper in training). Raises ValueError where pictures and image tokens do not fit.
         """
         out = self.model(
             input_ids=input_ids,
@@ -226,6 +234,7 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
             mm_token_type_ids=mm_token_type_ids,
             image_features=image_features,
             mm_encoder_outputs=mm_encoder_outputs,
+            segment_ids=segment_ids,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
         )
@@ -270,12 +279,14 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
         train: Literal["b", "ab"] = "ab",
         seed: int = 0,
         include: Sequence[str] = ("decoder",),
+        kind: Literal["low_rank", "full"] = "low_rank",
     ) -> None:
-        """Give image tokens low-rank experts: W + B A on image tokens only, B = 0, so nothing changes yet.
+        """Give image tokens experts that do not change the function yet.
 
-        rank: columns of A and B. layers: decoder layers (default all). train: "b" keeps the seeded random A frozen.
-        include: of "decoder", "vision", "projector"; the last two see image tokens only, so text-only logits keep
-        their bits in any case. Raises ValueError for a second call or values that make no sense.
+        kind: "low_rank" is W + B A on image tokens, B = 0; "full" a feed-forward of their own, a copy of the text's.
+        rank: columns of A and B (0 for full). layers: decoder blocks (default all). train: "b" keeps the seeded random
+        A frozen. include: of "decoder", "vision", "projector"; the last two see image tokens only, so text-only logits
+        keep their bits in any case. Raises ValueError for a second call or values that make no sense.
         """
         if self.config.image_experts is not None:
             raise ValueError(
@@ -292,8 +303,13 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
         if "decoder" in spec.include:
             self.model.language_model.add_image_experts(spec)
         if "vision" in spec.include:
-            for block in self.model.vision_tower.blocks:
-                assert isinstance(block, VisionBlock)
+            blocks = [module for module in self.model.vision_tower.modules() if isinstance(module, VisionBlock)]
+            if not blocks:
+                raise ValueError(
+                    f"A {self.config.vision.kind} front end has no blocks that could carry experts; "
+                    'leave "vision" out of include.'
+                )
+            for block in blocks:
                 block.image_expert = _delta_for(block.fc1, block.fc2, spec)
         if "projector" in spec.include:
             self.model.projector.image_expert = _delta_for(self.model.projector.fc1, self.model.projector.fc2, spec)
@@ -309,6 +325,7 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
             if train == "ab":
                 found[f"{name}.a.weight"] = module.a.weight
             found[f"{name}.b.weight"] = module.b.weight
+        found.update({name: p for name, p in self.named_parameters() if ".image_mlp." in name})
         return dict(sorted(found.items()))
 
     def freeze_base(self) -> None:

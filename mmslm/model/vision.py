@@ -97,12 +97,7 @@ class NanoVisionEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        side = self.config.image_size
-        if pixel_values.dim() != 5 or pixel_values.shape[2:] != (self.config.num_channels, side, side):
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; expected [B, N, 3, {side}, {side}]: "
-                "prepare pictures with the processor."
-            )
+        check_pixels(pixel_values, self.config)
         batch, count = pixel_values.shape[:2]
         x = self.stem(pixel_values)
         places = torch.arange(self.position.num_embeddings, device=x.device).repeat(count).expand(batch, -1)
@@ -110,6 +105,46 @@ class NanoVisionEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, count)
         return self.norm(x)
+
+
+class PatchEmbedding(nn.Module):
+    """No encoder: pixel_values [B, N, 3, H, W] -> [B, N*P, d], a linear map of each patch plus its place."""
+
+    def __init__(self, config: MMSLMVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
+        self.position = nn.Embedding(config.grid_size**2, config.hidden_size)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        check_pixels(pixel_values, self.config)
+        batch, count, channels = pixel_values.shape[:3]
+        grid, size = self.config.grid_size, self.config.patch_size
+        patches = pixel_values.view(batch, count, channels, grid, size, grid, size).permute(0, 1, 3, 5, 2, 4, 6)
+        x = self.embed(patches.reshape(batch, count * grid * grid, channels * size * size))
+        places = torch.arange(grid * grid, device=x.device).repeat(count).expand(batch, -1)
+        return F.gelu(x + self.position(places), approximate="tanh")
+
+
+def check_pixels(pixel_values: Tensor, config: MMSLMVisionConfig) -> None:
+    """Raises ValueError where pixel_values are not [B, N, 3, H, W] of the configured size."""
+    side = config.image_size
+    if pixel_values.dim() != 5 or pixel_values.shape[2:] != (config.num_channels, side, side):
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}; expected [B, N, 3, {side}, {side}]: "
+            "prepare pictures with the processor."
+        )
+
+
+def build_front_end(config: MMSLMVisionConfig) -> nn.Module:
+    """The front end that `config.kind` names: pixel_values [B, N, 3, H, W] in [-1, 1] -> features [B, N*P, d]."""
+    if config.kind == "conv_stem":
+        return NanoVisionEncoder(config)
+    if config.kind == "patch":
+        return PatchEmbedding(config)
+    from mmslm.model.tower import FrozenTower  # open_clip and timm load only where a tower is asked for
+
+    return FrozenTower(config)
 
 
 class Projector(nn.Module):
@@ -133,4 +168,14 @@ class Projector(nn.Module):
         return feed_forward(self.fc1, self.fc2, self.image_expert, compute_type(self.norm(x)))
 
 
-__all__ = ["ConvStem", "NanoVisionEncoder", "Projector", "VisionBlock", "convolve_each", "feed_forward"]
+__all__ = [
+    "ConvStem",
+    "NanoVisionEncoder",
+    "PatchEmbedding",
+    "Projector",
+    "VisionBlock",
+    "build_front_end",
+    "check_pixels",
+    "convolve_each",
+    "feed_forward",
+]

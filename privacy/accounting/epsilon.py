@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal, get_args
 
 from privacy.accounting.mechanisms import (
@@ -69,7 +70,12 @@ def epsilon(events: Iterable[Event] | Composition, delta: float, accountant: Acc
     """
     check_accountant(accountant)
     check_delta(delta)
-    composition = composition_of(events)
+    return _priced(composition_of(events), float(delta), accountant)
+
+
+@lru_cache(maxsize=4096)
+def _priced(composition: Composition, delta: float, accountant: Accountant) -> float:
+    """A thousand reports of the same mechanism are priced once."""
     match accountant:
         case "rdp":
             return rdp_epsilon(composition, delta)

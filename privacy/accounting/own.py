@@ -22,13 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from privacy.accounting.discretise import Array, LossGrid, loss_grids
-from privacy.accounting.mechanisms import AccountingError, Composition, Gaussian, Mechanism
+from privacy.accounting.mechanisms import AccountingError, Composition, Gaussian, Mechanism, Poisson
 
 _WIDTH = 14.0  # standard deviations of the tilted composition on either side of its centre
 _MAX_FFT = 1 << 24
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 _MAX_SCALE = 700.0
 _MAX_TILT = 1e5
+MOST_MU = 1000.0
 
 
 @dataclass(frozen=True)
@@ -281,6 +282,18 @@ def _spacing(composition: Composition, tolerance: float, *, delta: float | None,
     return 2.0 ** math.floor(math.log2(min(max(wanted, 2.0**-20, widest * 2.0**-20), 2.0**-6)))
 
 
+def _refuse_hopeless(composition: Composition) -> None:
+    """Raises AccountingError where one step alone moves the output by a thousand standard deviations."""
+    for mechanism, _ in composition.parts:
+        group = mechanism.group if isinstance(mechanism, Poisson) else 1
+        reach = mechanism.mu if isinstance(mechanism, Gaussian) else 2.0 * group / mechanism.sigma
+        if not reach <= MOST_MU:
+            raise AccountingError(
+                f"one step moves its output by {reach:.3g} standard deviations of its noise; expected at most {MOST_MU:g}, "
+                "beyond which there is no useful guarantee."
+            )
+
+
 def _check(delta: float | None, tolerance: float) -> None:
     if delta is not None and not 0.0 < delta < 1.0:
         raise AccountingError(f"delta is {delta}; expected a number between 0 and 1, well below 1 / (number of units).")
@@ -296,6 +309,7 @@ def own_epsilon(composition: Composition, delta: float, *, tolerance: float = 2e
     _check(delta, tolerance)
     if composition.empty:
         return 0.0
+    _refuse_hopeless(composition)
     spacing = _spacing(composition, tolerance, delta=delta, epsilon=None)
     return max(_direction(parts, delta=delta, epsilon=None) for parts in _parts(composition, spacing))
 
@@ -307,5 +321,6 @@ def own_delta(composition: Composition, epsilon: float, *, tolerance: float = 2e
         raise AccountingError(f"epsilon is {epsilon}; expected a finite number of at least 0.")
     if composition.empty:
         return 0.0
+    _refuse_hopeless(composition)
     spacing = _spacing(composition, tolerance, delta=None, epsilon=epsilon)
     return max(_direction(parts, delta=None, epsilon=epsilon) for parts in _parts(composition, spacing))

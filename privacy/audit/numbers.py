@@ -10,6 +10,7 @@ from privacy.audit.evidence import Evidence
 from privacy.audit.result import Check, Verdict, worst
 from privacy.events import GaussianRelease, Unaccountable
 from privacy.report.build import CURVES, runs_over_time
+from privacy.report.models import EmpiricalAudit
 from privacy.report.recompute import (
     ACCOUNTANTS,
     TOLERANCE,
@@ -23,6 +24,7 @@ _STATED = 1e-3  # how far a stated number may lie from the recomputed one: room 
 _AGREEMENT = 0.02
 _PRV_ERROR = 0.011  # what Opacus' PRV accountant adds to its estimate
 _SMALL_DELTA = 1e-9
+_MOST_CANARIES = 1_000_000
 
 
 def check_epsilon(evidence: Evidence, pricer: Pricer) -> Check:
@@ -177,7 +179,7 @@ def check_empirical(evidence: Evidence, pricer: Pricer) -> Check:
                 )
             except RecomputationError:
                 limit = float("inf")
-        if item.v > item.r or item.r > item.m:
+        if item.v > item.r or item.r > item.m or item.m > _MOST_CANARIES:
             findings.append(("fail", f"An attack cannot have {item.v} right of {item.r} guesses on {item.m} canaries."))
         elif item.lower_bound > limit:
             findings.append(
@@ -187,8 +189,25 @@ def check_empirical(evidence: Evidence, pricer: Pricer) -> Check:
                     f"the claim allows {limit:.4g}.",
                 )
             )
+        elif _contradicted(item, claim.epsilon, claim.delta):
+            findings.append(
+                (
+                    "fail",
+                    f"{item.v} right of {item.r} guesses on {item.m} canaries contradict epsilon {claim.epsilon:.4g} "
+                    f"with {item.confidence:.0%} confidence, whatever lower bound is stated.",
+                )
+            )
     best = max(item.lower_bound for item in audits)
     return worst("empirical", findings, f"The strongest attack shows at least {best:.3g}; claimed {claim.epsilon:.4g}.")
+
+
+def _contradicted(item: EmpiricalAudit, epsilon: float, delta: float) -> bool:
+    """Whether the stated counts alone refute the claim (Steinke, Nasr, Jagielski 2023), whatever bound is stated."""
+    from privacy.audit.empirical.one_run import steinke_p_value
+
+    candidates = item.details.get("candidates", 1)
+    shares = candidates if isinstance(candidates, int) and 1 <= candidates <= 1000 else 1
+    return steinke_p_value(item.m, item.r, item.v, epsilon, delta) <= (1 - item.confidence) / shares
 
 
 def check_agreement(evidence: Evidence, pricer: Pricer) -> Check:

@@ -6,6 +6,7 @@ auditor's terminal.
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -164,8 +165,12 @@ class AuditResult:
             parts.append("One file could not be read." if count == 1 else f"{count} files could not be read.")
         return " ".join(parts) or "There is no report here."
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, for `--json`."""
+    def to_json(self) -> str:
+        """Everything as JSON text, for `--json`."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as a JSON object."""
         return {
             "schema_version": "mmslm.audit/1",
             "exit_code": self.exit_code,

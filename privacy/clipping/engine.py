@@ -225,19 +225,19 @@ class OneBackward:
             parameter, some = parts.popitem()  # each part is freed once it is added
             for part in some:
                 chosen = part if keep is None else part.select(keep)
-                chosen.weighted_sum_(factors[self._group[parameter]], self._sum_of(parameter))
-
-    def _sum_of(self, parameter: nn.Parameter) -> Tensor:
-        if parameter not in self._sums:
-            wide = parameter.dtype if parameter.dtype in (torch.float32, torch.float64) else torch.float32
-            self._sums[parameter] = torch.zeros(parameter.shape, dtype=wide, device=parameter.device)
-        return self._sums[parameter]
+                fresh = parameter not in self._sums
+                if fresh:
+                    self._sums[parameter] = torch.empty(
+                        parameter.shape, dtype=_sum_type(parameter), device=parameter.device
+                    )
+                chosen.weighted_sum_(factors[self._group[parameter]], self._sums[parameter], fresh)
 
     def take(self) -> dict[nn.Parameter, Tensor]:
         """The sums since the last `take` for every trained parameter, in fp32 or better, and starts anew."""
-        sums = {parameter: self._sum_of(parameter) for parameter in self.names}
-        self._sums = {}
-        return sums
+        sums, self._sums = self._sums, {}
+        return {
+            p: sums[p] if p in sums else torch.zeros(p.shape, dtype=_sum_type(p), device=p.device) for p in self.names
+        }
 
     def close(self) -> None:
         """Removes all hooks."""
@@ -293,6 +293,10 @@ class OneBackward:
                         f"the rule of layer {call.name!r} gives another gradient for {name!r} than autograd does; the "
                         "layer computes something else than its type says, so register a rule for it."
                     )
+
+
+def _sum_type(parameter: Tensor) -> torch.dtype:
+    return torch.promote_types(parameter.dtype, torch.float32)
 
 
 def _with_formed(some: list[Part]) -> list[Part]:

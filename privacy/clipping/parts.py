@@ -62,8 +62,8 @@ class LinearPart:
         """[B, *shape]."""
         return torch.bmm(_wide(self.g).transpose(1, 2), _wide(self.x)).view(-1, *self.shape)
 
-    def weighted_sum_(self, factor: Tensor, total: Tensor) -> None:
-        """total [*shape] += sum_b factor_b * gradient_b. The narrower of x and g takes the factor."""
+    def weighted_sum_(self, factor: Tensor, total: Tensor, fresh: bool = False) -> None:
+        """total [*shape] += sum_b factor_b * gradient_b; = where `fresh`. The narrower of x and g takes the factor."""
         x, g = _wide(self.x), _wide(self.g)
         column = factor.to(x.dtype)[:, None, None]
         if x.shape[2] <= g.shape[2]:
@@ -71,7 +71,7 @@ class LinearPart:
         else:
             g = g * column
         matrix = total.view(g.shape[2], x.shape[2])
-        matrix.addmm_(g.reshape(-1, g.shape[2]).t(), x.reshape(-1, x.shape[2]))
+        matrix.addmm_(g.reshape(-1, g.shape[2]).t(), x.reshape(-1, x.shape[2]), beta=0 if fresh else 1)
 
     def select(self, keep: Tensor) -> LinearPart:
         """The samples `keep` [K] only."""
@@ -110,8 +110,10 @@ class TablePart:
         where = (self.ids + 1)[..., None].expand_as(g)
         return result.scatter_add_(1, where, g)[:, 1:]
 
-    def weighted_sum_(self, factor: Tensor, total: Tensor) -> None:
-        """total [rows, D] += sum_b factor_b * gradient_b."""
+    def weighted_sum_(self, factor: Tensor, total: Tensor, fresh: bool = False) -> None:
+        """total [rows, D] += sum_b factor_b * gradient_b; = where `fresh`."""
+        if fresh:
+            total.zero_()
         g = _wide(self.g) * factor.to(_wide(self.g).dtype)[:, None, None]
         ids, g = self.ids.reshape(-1), g.reshape(-1, g.shape[2])
         if bool((ids < 0).any()):
@@ -142,10 +144,10 @@ class FormedPart:
         """[B, *shape]."""
         return _wide(self.gradient)
 
-    def weighted_sum_(self, factor: Tensor, total: Tensor) -> None:
-        """total [*shape] += sum_b factor_b * gradient_b."""
+    def weighted_sum_(self, factor: Tensor, total: Tensor, fresh: bool = False) -> None:
+        """total [*shape] += sum_b factor_b * gradient_b; = where `fresh`."""
         flat = _wide(self.gradient).flatten(1)
-        total.view(-1).addmv_(flat.t(), factor.to(flat.dtype))
+        total.view(-1).addmv_(flat.t(), factor.to(flat.dtype), beta=0 if fresh else 1)
 
     def select(self, keep: Tensor) -> FormedPart:
         """The samples `keep` [K] only."""
@@ -206,45 +208,39 @@ def cross_term(head: LinearPart, table: TablePart) -> Tensor:
 
 
 class HalfGram:
-    """A symmetric product Z Z^T of [B, T, D], of which blocks above the diagonal are left out.
+    """A symmetric product Z Z^T of [B, T, D], cut into strips of rows of which only the part from the diagonal on is
+    kept.
 
-    Diagonal blocks are split twice where T allows: 5/8 of the whole. `add_` accumulates another tensor of the same B
-    and T; `dot` is the inner product of the two whole matrices per sample.
+    Three strips compute 2/3 of the whole. `add_` accumulates another tensor of the same B and T; `dot` is the inner
+    product of the two whole matrices per sample.
     """
 
     def __init__(self, z: Tensor) -> None:
-        self.batch = len(z)
-        self.levels = 0
-        tokens = z.shape[1]
-        while self.levels < 2 and tokens % 2 == 0 and tokens >= _MIN_SPLIT:
-            tokens //= 2
-            self.levels += 1
-        self.pieces: list[Tensor] = []
-        for left, right in self._pairs(_wide(z)):
-            self.pieces.append(torch.bmm(left, right))
+        self.batch, tokens = z.shape[:2]
+        count = 3 if tokens >= _MIN_SPLIT else 1
+        self.cuts = [tokens * i // count for i in range(count + 1)]
+        self.pieces = [torch.bmm(left, right) for left, right in self._strips(_wide(z))]
 
-    def _pairs(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Factors of the blocks: off-diagonal ones, level by level, then the diagonal ones."""
-        pairs = []
-        z = z.contiguous()
-        for _ in range(self.levels):
-            half = z.shape[1] // 2
-            pairs.append((z[:, :half], z[:, half:].transpose(1, 2)))
-            z = z.view(2 * len(z), half, z.shape[2])
-        pairs.append((z, z.transpose(1, 2)))
-        return pairs
+    def _strips(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Factors of the strips."""
+        return [
+            (z[:, start:stop], z[:, start:].transpose(1, 2))
+            for start, stop in zip(self.cuts, self.cuts[1:], strict=False)
+        ]
 
     def add_(self, z: Tensor) -> None:
         """Adds Z Z^T of another z [B, T, D']."""
-        for piece, (left, right) in zip(self.pieces, self._pairs(_wide(z)), strict=True):
+        for piece, (left, right) in zip(self.pieces, self._strips(_wide(z)), strict=True):
             piece.baddbmm_(left, right)
 
     def dot(self, other: HalfGram) -> Tensor:
-        """[B] fp64."""
+        """[B] fp64: blocks on the diagonal once, the others twice."""
         result = torch.zeros(self.batch, dtype=torch.float64, device=self.pieces[0].device)
-        for level, (mine, theirs) in enumerate(zip(self.pieces, other.pieces, strict=True)):
-            weight = 2.0 if level < self.levels else 1.0
-            result += weight * (mine * theirs).view(self.batch, -1).sum(dim=1, dtype=torch.float64)
+        for mine, theirs in zip(self.pieces, other.pieces, strict=True):
+            product = mine * theirs
+            rows = product.shape[1]
+            result += 2.0 * product.flatten(1).sum(dim=1, dtype=torch.float64)
+            result -= product[:, :, :rows].flatten(1).sum(dim=1, dtype=torch.float64)
         return result
 
 

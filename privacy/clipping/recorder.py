@@ -28,7 +28,11 @@ from privacy.clipping.rules import Rule, Rules
 
 @dataclass
 class Call:
-    """One call of one covered layer. inputs: its tensors, detached. grad: filled in by the backward pass."""
+    """One call of one covered layer.
+
+    inputs: its tensors, detached. edge: where its output's gradient appears. grad: filled in by the backward pass
+    numbered backward_id.
+    """
 
     name: str
     module: nn.Module
@@ -38,6 +42,7 @@ class Call:
     edge: GradientEdge
     autocast: torch.dtype | None
     grad: Tensor | None = None
+    backward_id: int = -1
 
     def check_unchanged(self) -> None:
         """Raises ValueError where an input was overwritten since the forward pass."""
@@ -96,7 +101,11 @@ class Recorder:
             )
         self._handles: list[RemovableHandle] = []
         self._state: dict[str, tuple[int, int]] | None = None
-        covered = self._cover()
+        try:
+            covered = self._cover()
+        except ValueError:
+            self.close()
+            raise
         missing = [name for p, name in self.names.items() if p not in covered]
         if missing:
             self.close()
@@ -160,7 +169,6 @@ class Recorder:
             return self._record(name, module, rule, [*args, *kwargs.values()], output)
 
         if any(getattr(hook, "covers", None) is module for hook in module._forward_pre_hooks.values()):
-            self.close()
             raise ValueError(f"layer {name!r} is watched by another engine already; close() that one first.")
         before.covers = module  # type: ignore[attr-defined]
         self._handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
@@ -203,7 +211,12 @@ class Recorder:
 
     @staticmethod
     def _hold(call: Call, grad: Tensor) -> None:
-        call.grad = grad.detach()
+        if call.grad is not None:
+            raise ValueError(
+                f"two backward passes went through one call of layer {call.name!r}; add the losses up and call "
+                "backward once."
+            )
+        call.grad, call.backward_id = grad.detach(), torch._C._current_graph_task_id()
 
     def _snapshot(self) -> dict[str, tuple[int, int]]:
         """Identity and version of everything a forward pass must leave alone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -204,10 +204,18 @@ def parent_run(parent: Parent) -> Run:
     return merge(event_from_json(item) for item in parent.events)
 
 
-def attach_audit(report: dict[str, Any], result: EmpiricalAudit) -> dict[str, Any]:
-    """The report with one more measured lower bound. A signature is dropped: it was over another text."""
-    checked = check_report(report)
-    return checked.model_copy(update={"audit": [*checked.audit, result], "signature": None}).to_json()
+def attach_audit(report: dict[str, Any], result: EmpiricalAudit | Mapping[str, Any]) -> dict[str, Any]:
+    """The report with one more measured lower bound. A signature is dropped: it was over another text.
+
+    Args:
+        result: the entry, typed or as a JSON object (what `privacy.audit.empirical` results' `to_json` gives).
+
+    Raises:
+        ReportError: one of the two is not what it should be.
+    """
+    entry = result.model_dump(mode="json") if isinstance(result, EmpiricalAudit) else dict(result)
+    checked = check_report(report).to_json()
+    return check_report({**checked, "audit": [*checked["audit"], entry], "signature": None}).to_json()
 
 
 def noise_runs(releases: Sequence[Event]) -> list[NoiseRun]:

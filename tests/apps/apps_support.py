@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ class Speaker:
 
     def reply(self, encoded: Any, prompt: str) -> str:
         return self.replies.get(prompt, "A red kettle stands on a table beside a blue cup.")
+
+    def confidence_of(self, confidences: Sequence[float]) -> float:
+        return math.prod(confidences) ** (1 / len(confidences)) if confidences else 0.0
 
     def stream(self, encoded: Any, prompt: str, max_new_tokens: int = 48) -> Iterator[Said]:
         self.prompts.append(prompt)

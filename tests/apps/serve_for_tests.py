@@ -39,7 +39,7 @@ from apps import shell  # noqa: E402
 from apps.captioner import Captioner  # noqa: E402
 
 
-def pages(*_: object) -> dict[str, shell.Page]:
+def pages(*_: object, **__: object) -> dict[str, shell.Page]:
     return {"captioner": Captioner(Speaker({}, confidence=0.9))}
 
 

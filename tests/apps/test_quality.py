@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import zipfile
 from pathlib import Path
@@ -57,13 +56,6 @@ def test_real_photos_pass_and_their_blurred_copies_do_not() -> None:
     blurred = [image.filter(ImageFilter.GaussianBlur(max(image.size) * 3 / 256)) for image in photos]
     assert sum(bool(quality.flaws(image)) for image in photos) <= 0.05 * len(photos)
     assert sum("blur" in quality.flaws(image) for image in blurred) >= 0.9 * len(photos)
-
-
-def test_confidence_is_the_geometric_mean() -> None:
-    assert quality.confidence([0.5, 0.5]) == pytest.approx(0.5)
-    assert quality.confidence([0.9, 0.4]) == pytest.approx(math.sqrt(0.36))
-    assert quality.confidence([]) == 0.0
-    assert quality.confidence([0.0, 1.0]) < 0.01
 
 
 @given(st.floats(0, 1), st.floats(0, 1))

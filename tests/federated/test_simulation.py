@@ -359,22 +359,22 @@ def test_a_lost_checkpoint_does_not_lose_what_was_spent(start, tmp_path):
 
 
 def test_killed_again_and_again_it_ends_where_an_undisturbed_run_ends(start, tmp_path):
-    whole = start("whole", rounds=40)
+    whole = start("whole", rounds=20)
     chance = random.Random(5)
     processes = multiprocessing.get_context("fork")
     kills = 0
-    for _ in range(12):
-        child = processes.Process(target=start, args=("cut",), kwargs={"rounds": 40})
+    for _ in range(8):
+        child = processes.Process(target=start, args=("cut",), kwargs={"rounds": 20})
         child.start()
         child.join(chance.uniform(0.02, 0.15))
         if child.is_alive():
             os.kill(child.pid, signal.SIGKILL)
             kills += 1
         child.join(30)
-    resumed = start("cut", rounds=40)
+    resumed = start("cut", rounds=20)
     assert kills >= 3
     assert torch.equal(resumed.vector, whole.vector) and resumed.history == whole.history
-    assert Ledger.open(tmp_path / "cut" / LEDGER).steps() == list(range(40))
+    assert Ledger.open(tmp_path / "cut" / LEDGER).steps() == list(range(20))
 
 
 def test_planned_noise_is_the_given_one_or_calibrated(tiny_settings):

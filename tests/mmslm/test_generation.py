@@ -13,8 +13,15 @@ from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor
 from mmslm.tokenizer import train_tokenizer
 from PIL import Image
+from scipy.optimize import isotonic_regression
 
-LINES = [f"{n} {c} {t} on the {p}." for n in ("one", "two") for c in ("red", "blue") for t in ("cup", "dog") for p in ("mat", "bus")]
+LINES = [
+    f"{n} {c} {t} on the {p}."
+    for n in ("one", "two")
+    for c in ("red", "blue")
+    for t in ("cup", "dog")
+    for p in ("mat", "bus")
+]
 PROMPTS = ["What is it?", "How many cups are on the red mat?", "Where?", "What is it?"]
 
 
@@ -172,7 +179,8 @@ def test_token_confidence_is_the_probability_of_the_token(narrator: Narrator, pi
     ids = narrator.processor.encode_images_prefix() + narrator.processor.encode_prompt("Where?")
     with torch.no_grad():
         logits = narrator.model(
-            input_ids=torch.tensor([ids + list(reply.tokens)]), pixel_values=narrator.processor.pixels([pictures[0]])[None]
+            input_ids=torch.tensor([ids + list(reply.tokens)]),
+            pixel_values=narrator.processor.pixels([pictures[0]])[None],
         ).logits[0]
     silent = [i for i in narrator.processor.tokenizer.all_special_ids if i != narrator.processor.tokenizer.eos_token_id]
     logits[:, silent] = float("-inf")
@@ -253,23 +261,25 @@ def test_a_calibration_makes_confidence_mean_what_it_says() -> None:
     assert fitted(0.9) == pytest.approx(0.4, abs=0.06)
 
 
-def test_the_isotonic_fit_equals_its_textbook_solution() -> None:
-    """Pooling 1,0,1,1,0,0,1 ... by hand: means over the pooled blocks, rising."""
-    raw = [i / 20 for i in range(20)]
-    right = [False, True, False, False, True, True, False, True, True, True] * 2
-    fitted = Calibration.fit(raw, right)
-    # The least-squares rising fit has the same total as the data, and no rising step function does better.
-    values = np.array([fitted(value) for value in fitted.raw])
-    assert np.all(np.diff(values) > 0)
-    weights = np.array(fitted.right)
-    assert weights[0] == 0.0
-    assert weights[-1] == 1.0
+def test_the_isotonic_fit_equals_scipys() -> None:
+    rng = np.random.default_rng(1)
+    raw = np.sort(rng.uniform(size=60))
+    right = rng.uniform(size=60) < raw
+    fitted = Calibration.fit(raw.tolist(), right.tolist())
+    oracle = isotonic_regression(right.astype(float))
+    # One of our points per block of the oracle: its mean confidence and its height.
+    heights, starts = np.unique(oracle.x, return_index=True)
+    means = [block.mean() for block in np.split(raw, starts[1:])]
+    assert list(fitted.right) == pytest.approx(heights.tolist())
+    assert list(fitted.raw) == pytest.approx(means)
 
 
 def test_reliability_counts_every_reply_once() -> None:
     points = reliability([0.05, 0.15, 0.15, 1.0], [False, True, False, True])
     assert [(p.count, p.right) for p in points] == [(1, 0.0), (2, 0.5), (1, 1.0)]
-    assert calibration_error([0.05, 0.15, 0.15, 1.0], [False, True, False, True]) == pytest.approx((0.05 + 2 * 0.35) / 4)
+    assert calibration_error([0.05, 0.15, 0.15, 1.0], [False, True, False, True]) == pytest.approx(
+        (0.05 + 2 * 0.35) / 4
+    )
 
 
 @pytest.mark.parametrize(("confidence", "words"), [(0.95, ""), (0.8, ""), (0.6, "probably"), (0.2, "I am not sure")])
@@ -277,7 +287,9 @@ def test_confidence_has_words(confidence: float, words: str) -> None:
     assert wording(confidence) == words
 
 
-@pytest.mark.parametrize("text", ["{", '{"raw": [0.5], "right": [0.1, 0.2]}', '{"raw": [0.5, 0.1], "right": [0.1, 0.2]}', "[]"])
+@pytest.mark.parametrize(
+    "text", ["{", '{"raw": [0.5], "right": [0.1, 0.2]}', '{"raw": [0.5, 0.1], "right": [0.1, 0.2]}', "[]"]
+)
 def test_a_damaged_calibration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(ValueError, match="calibration"):

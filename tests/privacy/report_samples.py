@@ -25,7 +25,7 @@ from privacy.report import (
     write_report,
 )
 
-STEPS = 40
+STEPS = 12
 DELTA = 1e-3
 KEY = b"a key of the data's owner, 32 by"
 NOTHING_OUTSIDE = (

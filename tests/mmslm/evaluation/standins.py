@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mmslm.data.photo import Photo
-from mmslm.data.scenes import ScenePhoto, household
+from mmslm.data.scenes import ScenePhoto, household, sentences
+
+if TYPE_CHECKING:
+    from mmslm.generation.narrator import Narrator
 
 SIZE = 48
 PROMPTS = {
@@ -82,3 +86,41 @@ class Mixed:
 
 def scenes(owners: int, each: int, seed: int = 7) -> list[ScenePhoto]:
     return [household(index, seed).photo(j) for index in range(owners) for j in range(each)]
+
+
+def tiny_narrator() -> Narrator:
+    """The real thing with few and untrained weights: it babbles."""
+    # Imported here, so that tests that need no model do not wait for torch.
+    import torch
+
+    from mmslm.generation.narrator import Narrator
+    from mmslm.model.configuration import MMSLMConfig
+    from mmslm.model.modeling import MMSLMForConditionalGeneration
+    from mmslm.processing import MMSLMProcessor
+    from mmslm.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer((line for index in range(120) for line in sentences(index)), None, 500)
+    torch.manual_seed(0)
+    config = MMSLMConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.2,
+        },
+        vision_config={
+            "image_size": SIZE,
+            "stem_channels": (6, 8),
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+        image_token_id=tokenizer.image_token_id,
+    )
+    model = MMSLMForConditionalGeneration(config).eval()
+    return Narrator(model, MMSLMProcessor.build(tokenizer, config))

@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from standins import SIZE, scenes
+from standins import SIZE, scenes, tiny_narrator
 
-from mmslm.data.scenes import ScenePhoto, sentences
+from mmslm.data.scenes import ScenePhoto
 from mmslm.evaluation.efficiency import measure_efficiency
 from mmslm.evaluation.evaluate import ANSWER_TOKENS, CAPTION_TOKENS, evaluate
 from mmslm.generation.narrator import Narrator
-from mmslm.model.configuration import MMSLMConfig
-from mmslm.model.modeling import MMSLMForConditionalGeneration
-from mmslm.processing import MMSLMProcessor
 from mmslm.prompts import CAPTION_PROMPTS
-from mmslm.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
 def narrator() -> Narrator:
-    tokenizer = train_tokenizer((line for index in range(120) for line in sentences(index)), None, 500)
-    torch.manual_seed(0)
-    config = MMSLMConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 128,
-            "initializer_range": 0.2,
-        },
-        vision_config={
-            "image_size": SIZE,
-            "stem_channels": (6, 8),
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-        },
-        image_token_id=tokenizer.image_token_id,
-    )
-    model = MMSLMForConditionalGeneration(config).eval()
-    return Narrator(model, MMSLMProcessor.build(tokenizer, config))
+    return tiny_narrator()
 
 
 @pytest.fixture(scope="module")

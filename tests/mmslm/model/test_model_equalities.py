@@ -36,7 +36,9 @@ def test_a_padded_sample_gives_what_it_gives_alone(kind: str, side: str) -> None
             by_itself = model(**alone(batch, index))
             real = batch["attention_mask"][index].bool()
             torch.testing.assert_close(together.logits[index, real], by_itself.logits[0], rtol=1e-4, atol=2e-5)
-            torch.testing.assert_close(together.per_sample_loss[index], by_itself.per_sample_loss[0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                together.per_sample_loss[index], by_itself.per_sample_loss[0], rtol=1e-5, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("kind", MODELS)

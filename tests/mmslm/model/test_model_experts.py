@@ -98,7 +98,11 @@ def test_every_samples_gradient_is_that_of_its_own_backward_pass(rows: list[list
         for name, a, b in zip(trained, together, single, strict=True):
             zero = torch.zeros_like(trained[name])
             torch.testing.assert_close(
-                zero if a is None else a, zero if b is None else b, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+                zero if a is None else a,
+                zero if b is None else b,
+                rtol=1e-3,
+                atol=1e-5,
+                msg=lambda m, n=name: f"{n}: {m}",
             )
 
 

@@ -88,4 +88,3 @@ def alone(batch: dict[str, Tensor], index: int) -> dict[str, Tensor]:
     if count:
         single["pixel_values"] = batch["pixel_values"][index : index + 1, :count]
     return single
-

@@ -1,0 +1,118 @@
+/* The privacy page's controls. The server writes the report itself, escaped, into the component below. */
+(function () {
+  "use strict";
+  const m = window.mmslm;
+  if (m.dashboard) return;
+  const MAX_BYTES = 10 * 1024 * 1024;
+  const EVERY = 5000;
+
+  m.dashboard = function (element, trigger, props, watch) {
+    const $ = (selector) => element.querySelector(selector);
+    const status = $("[data-status]");
+    const alertBox = $("[data-alert]");
+    let request = null;
+    let last = null;       // what is shown: {path} or {name, text}
+    let clock = null;
+
+    const busy = () => Boolean(request && !request.done);
+
+    function show() {
+      $("[data-result]").classList.toggle("busy", busy());
+      $("[data-exports]").hidden = !last;
+      $("[data-export]").hidden = !last || element.dataset.single !== "yes";
+    }
+
+    function fail(key, sentence) {
+      if (request) request.done = true;
+      const text = sentence || m.t(key) || m.t("error.unknown");
+      alertBox.textContent = "";
+      window.setTimeout(() => { alertBox.textContent = text; }, 30);
+      status.textContent = "";
+      element.dataset.phase = "error";
+      show();
+    }
+
+    function send(event, data, quiet) {
+      alertBox.textContent = "";
+      request = { id: m.newId(), done: false, quiet: quiet, asked: data };
+      element.dataset.phase = "busy";
+      if (!quiet) m.announce(status, m.t("privacy.reading"));
+      show();
+      trigger(event, Object.assign({ id: request.id, language: m.language() }, data));
+    }
+
+    const open = (data, quiet) => { if (!busy()) send("open", data, quiet); };
+
+    async function read(file) {
+      if (!file) return;
+      if (file.size > MAX_BYTES) { fail("privacy.too_large"); return; }
+      open({ name: file.name, text: await file.text() }, false);
+    }
+
+    function list(found) {
+      const box = $("[data-found]");
+      box.replaceChildren();
+      found.forEach((path) => {
+        const button = m.el("button", { type: "button", class: "button small", text: path, dir: "ltr" });
+        button.addEventListener("click", () => open({ path: path }, false));
+        box.appendChild(m.el("li", {}, [button]));
+      });
+      $("[data-found-box]").hidden = !found.length;
+    }
+
+    watch("value", () => {
+      const value = props.value || {};
+      if (value.phase === "found") { list(value.found); return; }
+      if (!request || value.id !== request.id || request.done) return;
+      if (value.phase === "error") { fail(value.error, value.sentence); return; }
+      request.done = true;
+      if (value.phase === "export") {
+        const url = URL.createObjectURL(new Blob([value.page], { type: "text/html" }));
+        const link = m.el("a", { href: url, download: value.name });
+        link.click();
+        window.setTimeout(() => URL.revokeObjectURL(url), 1000);
+        m.announce(status, m.t("privacy.exported"));
+        element.dataset.phase = "done";
+      } else if (value.phase === "done") {
+        last = request.asked;
+        element.dataset.single = value.single ? "yes" : "no";
+        element.dataset.phase = "done";
+        if (!request.quiet) m.announce(status, value.summary);
+        window.clearTimeout(clock);
+        if (value.running) clock = window.setTimeout(() => { if (element.offsetParent) open(last, true); }, EVERY);
+      }
+      show();
+    });
+
+    $("[data-form]").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const path = $("[data-path]").value.trim();
+      if (path) open({ path: path }, false);
+      else fail("privacy.no_path");
+    });
+    $("[data-choose]").addEventListener("click", () => $("[data-file]").click());
+    $("[data-file]").addEventListener("change", (event) => {
+      read(event.target.files[0]);
+      event.target.value = "";
+    });
+    const drop = $("[data-drop]");
+    ["dragenter", "dragover"].forEach((name) => drop.addEventListener(name, (event) => {
+      event.preventDefault();
+      drop.classList.add("over");
+    }));
+    ["dragleave", "drop"].forEach((name) => drop.addEventListener(name, () => drop.classList.remove("over")));
+    drop.addEventListener("drop", (event) => {
+      event.preventDefault();
+      read(event.dataTransfer.files[0]);
+    });
+    $("[data-export]").addEventListener("click", () => { if (last && !busy()) send("export", last, true); });
+    $("[data-print]").addEventListener("click", () => window.print());
+    $("[data-refresh]").addEventListener("click", () => { if (last) open(last, false); });
+    m.onLanguage(() => { if (last) open(last, true); });
+    m.translate(element);
+    element.dataset.phase = "empty";
+    show();
+    element.dataset.ready = "yes";
+    trigger("list", {});
+  };
+})();

@@ -1,0 +1,165 @@
+"""The dashboard states what the ledger bears out, the same number in sentence, drawing and table; and opens only what it may."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apps_reports import DELTA, PEOPLE, RATE, ROUNDS, begin, make_run
+
+from apps.dashboard import Dashboard, look_at
+from apps.dashboard_page import outcome, render, summary
+from apps.sessions import Trouble
+from privacy.report import Pricer
+
+
+@pytest.fixture(scope="module")
+def pricer() -> Pricer:
+    return Pricer()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, pricer: Pricer) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    make_run(folder / "first", pricer, name='first <b>"x"')
+    make_run(folder / "second", pricer, noise=1.4, data=b"other homes")
+    forged = make_run(folder / "forged", pricer, data=b"third")
+    forged["claim"]["epsilon"] = 0.5
+    (folder / "forged" / "report.json").write_text(json.dumps(forged))
+    begin(folder / "going", rounds=4)
+    return folder
+
+
+def open_path(path: Path, **more: Any) -> dict[str, Any]:
+    return list(Dashboard([path.parent]).open({"id": "r", "path": str(path), **more}, None))[-1]
+
+
+def independent_epsilon(noise: float) -> float:
+    """The same releases by the dp-accounting library."""
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    event = dp_accounting.PoissonSampledDpEvent(RATE, dp_accounting.GaussianDpEvent(noise))
+    return PLDAccountant().compose(event, ROUNDS).get_epsilon(DELTA)
+
+
+def test_the_budget_spent_and_left_are_those_of_an_outside_accountant(runs: Path) -> None:
+    value = open_path(runs / "first")
+    spent = independent_epsilon(1.1)
+    assert value["phase"] == "done" and value["single"]
+    assert f"Of a budget of epsilon 8.00, {spent:.2f} are spent and {8 - spent:.2f} are left." in value["html"]
+    assert f"{RATE * ROUNDS:.1f} of {ROUNDS} rounds" in value["html"] and PEOPLE
+
+
+def test_sentence_drawing_and_table_state_one_number(runs: Path, pricer: Pricer) -> None:
+    view = look_at(runs / "first", pricer)
+    last = view.opened[0].trajectory[-1]
+    assert last.releases == ROUNDS and last.epsilon == pytest.approx(independent_epsilon(1.1), rel=5e-3)
+    page = render(view, "en")
+    sentence = f"After {ROUNDS} releases, epsilon is {last.epsilon:.2f} at delta 0.0001."
+    described = re.search(r'<desc id="t1-desc">(.*?)</desc>', page)
+    assert sentence in page and described and described.group(1) == sentence
+    assert f'<td class="n">{ROUNDS}</td><td class="n">{ROUNDS - 1}</td><td class="n">{last.epsilon:.2f}</td>' in page
+
+
+def test_epsilon_is_recomputed_and_a_forged_claim_is_not_believed(runs: Path, pricer: Pricer) -> None:
+    view = look_at(runs / "forged", pricer)
+    assert outcome(view.opened[0]) == "fail"
+    assert view.opened[0].spent == pytest.approx(independent_epsilon(1.1), rel=1e-3)
+    assert summary(view, "en").startswith("Not proven")
+
+
+def test_all_thirteen_verdicts_and_everything_outside_are_shown(runs: Path) -> None:
+    page = open_path(runs / "first")["html"]
+    assert page.count('class="badge') == 13
+    assert "Scored on households &lt;outside&gt; the training." in page and "<outside>" not in page
+    assert "What it bought" in page and "CIDEr" in page
+
+
+def test_what_a_report_says_cannot_become_markup(runs: Path) -> None:
+    page = open_path(runs / "first")["html"]
+    assert "<b>" not in page and "first &lt;b&gt;" in page
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            assert tag not in ("script", "img", "iframe", "a", "b")
+            assert not any(name.startswith("on") for name, _ in attrs)
+
+    Reader().feed(page)
+
+
+def test_a_folder_is_compared(runs: Path) -> None:
+    value = open_path(runs)
+    assert "3 reports were checked; 1 of them are not proven." in value["summary"] and not value["single"]
+    assert value["html"].count("<tr>") == 4 and "second" in value["html"]
+
+
+def test_a_run_that_is_still_going_is_followed(runs: Path, pricer: Pricer) -> None:
+    value = open_path(runs / "going")
+    assert value["running"] and f"4 of {ROUNDS} releases so far" in value["summary"]
+    from privacy.events import GaussianRelease
+    from privacy.ledger import Ledger
+
+    ledger = Ledger.open(runs / "going" / "ledger.jsonl")
+    ledger.append(GaussianRelease(noise_multiplier=1.1, sampling=ledger.events()[0].sampling, unit="user"), step=4)
+    assert f"5 of {ROUNDS} releases so far" in open_path(runs / "going")["summary"]
+
+
+def test_a_dropped_file_is_read_and_leaves_nothing_behind(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    text = (runs / "first" / "report.json").read_text()
+    value = list(Dashboard([]).open({"id": "r", "name": "report.json", "text": text}, None))[-1]
+    assert value["phase"] == "done" and value["single"]
+    bad = list(Dashboard([]).open({"id": "r", "name": "mine.json", "text": '{"a": 1}'}, None))[-1]
+    assert bad["phase"] == "error" and str(tmp_path) not in bad["sentence"] and "mine.json" in bad["sentence"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 5000, '{"schema_version": 1e999}', "\x00", 7, "x" * (11 * 2**20)])
+def test_hostile_files_are_one_sentence(text: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    value = list(Dashboard([]).open({"id": "r", "name": "x", "text": text}, None))[-1]
+    assert value["phase"] == "error" and value["sentence"]
+
+
+def test_what_is_not_there_or_no_report_is_said(runs: Path, tmp_path: Path) -> None:
+    assert open_path(tmp_path / "nothing")["error"] == "privacy.nothing"
+    assert open_path(tmp_path)["error"] == "privacy.unreadable"
+    assert list(Dashboard([]).open({"id": "r", "path": " "}, None))[-1]["error"] == "privacy.no_path"
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "ledger.jsonl").write_text("no ledger\n")
+    assert open_path(tmp_path / "broken")["error"] == "privacy.unreadable"
+
+
+def test_from_another_computer_only_the_listed_runs_can_be_opened(runs: Path, tmp_path: Path) -> None:
+    closed = Dashboard([runs], anywhere=False)
+
+    def opened(path: Path) -> dict[str, Any]:
+        return list(closed.open({"id": "r", "path": str(path)}, None))[-1]
+
+    assert opened(runs / "first")["phase"] == "done"
+    for path in (tmp_path, Path("/etc"), runs / ".." / "..", runs.parent):
+        assert opened(path)["error"] == "privacy.not_allowed"
+    (runs / "link").symlink_to(tmp_path)
+    assert opened(runs / "link")["error"] == "privacy.not_allowed"
+    (runs / "link").unlink()
+    with pytest.raises(Trouble):
+        closed._allowed("~root")
+
+
+def test_runs_are_listed_newest_first_with_the_folder_last(runs: Path) -> None:
+    found = list(Dashboard([runs]).list({}, None))[-1]["found"]
+    assert set(found) == {str(runs), *(str(runs / name) for name in ("first", "second", "forged", "going"))}
+    assert found[-1] == str(runs)
+    assert list(Dashboard([runs / "none"]).list({}, None))[-1]["found"] == []
+
+
+def test_one_report_is_exported_as_a_page_that_loads_nothing(runs: Path) -> None:
+    value = list(Dashboard([runs]).export({"id": "r", "path": str(runs / "first")}, None))[-1]
+    assert value["phase"] == "export" and value["name"].endswith(".html")
+    assert "default-src 'none'" in value["page"] and "<script" not in value["page"]
+    assert list(Dashboard([runs]).export({"id": "r", "path": str(runs)}, None))[-1]["error"] == "privacy.not_one"
