@@ -195,22 +195,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler: Handler = arguments.handler
     try:
         return handler(arguments)
-    except KeyboardInterrupt:
-        print(
-            f"mmslm {arguments.command}: stopped; what was finished is kept, the same command goes on.", file=sys.stderr
-        )
+    except KeyboardInterrupt as stop:
+        said = str(stop) or "Stopped; what was finished is kept, and the same command goes on."
+        print(f"mmslm {arguments.command}: {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, FloatingPointError) as error:
-        if arguments.debug:
+    except Exception as error:
+        if arguments.debug or not _told(error):
             raise
-        message = (
-            error.strerror + f": {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-        )
-        print(f"mmslm {arguments.command}: {message}", file=sys.stderr)
+        print(f"mmslm {arguments.command}: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _told(error: Exception) -> bool:
+    """Whether the error is worded for a person: ours are ValueError, OSError and the federated room's RunFailed."""
+    ours = type(error).__module__.split(".")[0] in {"mmslm", "privacy", "federated", "apps"}
+    return ours or isinstance(error, ValueError | OSError | FloatingPointError)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error)
 
 
 if __name__ == "__main__":

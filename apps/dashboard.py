@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -152,7 +153,9 @@ def _running(folder: Path, pricer: Pricer) -> Running:
     )
 
 
-def _trajectory(events: Sequence[Any], steps: Sequence[int], others: Sequence[Run], delta: float, pricer: Pricer) -> tuple[Spent, ...]:
+def _trajectory(
+    events: Sequence[Any], steps: Sequence[int], others: Sequence[Run], delta: float, pricer: Pricer
+) -> tuple[Spent, ...]:
     """Epsilon over the rounds, recomputed from the ledger's events at no more than forty points."""
     from privacy.report.build import runs_over_time, trajectory_marks
     from privacy.report.recompute import RecomputationError
@@ -185,7 +188,10 @@ def _quality(folder: Path) -> tuple[Quality, ...]:
         found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         metrics = found["comparison"]["metrics"]
         return tuple(
-            Quality(str(m.get("title") or m.get("label") or name), *(_number(m.get(key)) for key in ("before", "after", "ceiling")))
+            Quality(
+                str(m.get("title") or m.get("label") or name),
+                *(_number(m.get(key)) for key in ("before", "after", "ceiling")),
+            )
             for name, m in metrics.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -202,6 +208,9 @@ class Dashboard:
     def __init__(self, roots: Sequence[str | Path] = ("runs",), *, anywhere: bool = True) -> None:
         self.roots = [Path(root) for root in roots]
         self.anywhere = anywhere
+        # What was priced once is not priced again; a pricer serves one thread at a time.
+        self._pricer: Pricer | None = None
+        self._pricing = threading.Lock()
 
     def list(self, data: Mapping[str, Any], page: str | None) -> Iterator[Update]:
         """Names of the runs and reports under the roots, newest first."""
@@ -218,7 +227,10 @@ class Dashboard:
         yield {"phase": "found", "found": names}
 
     def open(self, data: Mapping[str, Any], page: str | None) -> Iterator[Update]:
-        """Opens ``data["path"]`` or the text of a dropped file; the last update carries the page's HTML as ``html``."""
+        """Opens ``data["where"]`` or the text of a dropped file; the last update carries the page's HTML as ``html``.
+
+        (Not "path": Gradio takes event data of that name for a file of its own, and refuses it.)
+        """
         from apps.dashboard_page import render, summary
 
         def work() -> Iterator[Update]:
@@ -250,25 +262,31 @@ class Dashboard:
         return guarded(work(), request_id(data), {})
 
     def _view(self, data: Mapping[str, Any]) -> View:
-        from privacy.report import Pricer
-
-        pricer = Pricer()
         text = data.get("text")
         if text is None:
-            return look_at(self._allowed(field_of(data, "path", 1000)), pricer)
+            return self._look_at(self._allowed(field_of(data, "where", 1000)))
         if not isinstance(text, str) or len(text) > MAX_TEXT:
             raise Trouble("privacy.too_large")
         folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
         file = folder / "report.json"
         try:
             file.write_text(text, encoding="utf-8")
-            return look_at(file, pricer)
+            return self._look_at(file)
         except Trouble as trouble:
             # The person knows the file's own name, not ours.
-            raise Trouble(trouble.key, str(trouble).replace(str(file), field_of(data, "name", 300) or "The file")) from None
+            raise Trouble(
+                trouble.key, str(trouble).replace(str(file), field_of(data, "name", 300) or "The file")
+            ) from None
         finally:
             file.unlink(missing_ok=True)
             folder.rmdir()
+
+    def _look_at(self, path: Path) -> View:
+        from privacy.report import Pricer
+
+        with self._pricing:
+            self._pricer = self._pricer or Pricer()
+            return look_at(path, self._pricer)
 
     def _allowed(self, given: str) -> Path:
         if not given:
@@ -285,7 +303,9 @@ class Dashboard:
         import gradio as gr
 
         view = component("dashboard", EVENTS)
-        body = gr.HTML(value="", js_on_load=None, apply_default_css=False, elem_id="report-body", elem_classes=["report"])
+        body = gr.HTML(
+            value="", js_on_load=None, apply_default_css=False, elem_id="report-body", elem_classes=["report"]
+        )
 
         def wire(name: str) -> None:
             handler = getattr(self, name)

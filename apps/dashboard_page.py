@@ -19,7 +19,7 @@ OUTCOMES = ("fail", "flag", "pass")
 
 
 def outcome(opened: Opened) -> str:
-    """"fail", "flag" or "pass": the gravest of the audit's verdicts."""
+    """ "fail", "flag" or "pass": the gravest of the audit's verdicts."""
     if opened.audit is None or opened.audit.failed or opened.spent is None:
         return "fail"
     return "flag" if opened.audit.flagged else "pass"
@@ -67,11 +67,19 @@ def _one(opened: Opened, view: View, language: str) -> str:
         + _card("budget", say("privacy.budget", language), _budget(opened, view, language))
         + _card("person", say("privacy.person", language), _person(opened, language))
         + "</div>"
-        + _card("rounds", say("privacy.rounds", language), _rounds(opened.trajectory, opened.budget, claim.delta, "t1", language))
+        + _card(
+            "rounds",
+            say("privacy.rounds", language),
+            _rounds(opened.trajectory, opened.budget, claim.delta, "t1", language),
+        )
         + _card("accountants", say("privacy.accountants", language), _accountants(opened, language))
         + _card("audit", say("privacy.audit", language), _audit(opened, language))
         + _card("outside", say("privacy.outside", language), _outside(opened, language))
-        + (_card("quality", say("privacy.quality", language), _quality(opened.quality, language)) if opened.quality else "")
+        + (
+            _card("quality", say("privacy.quality", language), _quality(opened.quality, language))
+            if opened.quality
+            else ""
+        )
         + _card("numbers", say("privacy.numbers", language), _numbers(opened))
     )
 
@@ -88,7 +96,9 @@ def _budget_sentence(opened: Opened, language: str) -> str:
     if opened.spent is None:
         return say("privacy.budget_unknown", language)
     left = max(0.0, opened.budget - opened.spent)
-    return say("privacy.budget_sentence", language, spent=_eps(opened.spent), budget=_eps(opened.budget), left=_eps(left))
+    return say(
+        "privacy.budget_sentence", language, spent=_eps(opened.spent), budget=_eps(opened.budget), left=_eps(left)
+    )
 
 
 def _budget(opened: Opened, view: View, language: str) -> str:
@@ -116,7 +126,9 @@ def _person(opened: Opened, language: str) -> str:
     sense = meaning(claim.epsilon, claim.delta, claim.profile)
     right = min(100, max(50, -int(-sense.best_guess * 100 // 1)))
     sentence = say("privacy.guess", language, count=in_a_hundred(sense.best_guess).removesuffix(" in 100"))
-    picture = hundred(right, name="report-guess", title=sentence, description=say("privacy.dots", language, gained=right - 50))
+    picture = hundred(
+        right, name="report-guess", title=sentence, description=say("privacy.dots", language, gained=right - 50)
+    )
     unit = f'<p class="hint" lang="en" dir="ltr">{escape(claim.unit_definition)}</p>'
     return f"<p>{escape(sentence)}</p>{picture}{unit}"
 
@@ -125,7 +137,9 @@ def _rounds(points: Sequence[Spent], budget: float | None, delta: float, name: s
     if not points:
         return _plain(say("privacy.no_releases", language))
     last = points[-1]
-    sentence = say("privacy.rounds_sentence", language, epsilon=_eps(last.epsilon), releases=last.releases, delta=f"{delta:.2g}")
+    sentence = say(
+        "privacy.rounds_sentence", language, epsilon=_eps(last.epsilon), releases=last.releases, delta=f"{delta:.2g}"
+    )
     limit = (budget, f"ε {_eps(budget)}") if budget else None
     chart = line_chart(
         [(0, 0.0)] + [(point.releases, point.epsilon) for point in points],
@@ -163,14 +177,18 @@ def _accountants(opened: Opened, language: str) -> str:
         f'<tr><th scope="row">{escape(name.upper())}</th><td class="n">–</td><td lang="en" dir="ltr">{escape(reason)}</td></tr>'
         for name, reason in opened.refused.items()
     )
-    return _plain(sentence) + _table((say("privacy.accountant", language), "ε", ""), rows, say("privacy.accountants", language))
+    return _plain(sentence) + _table(
+        (say("privacy.accountant", language), "ε", ""), rows, say("privacy.accountants", language)
+    )
 
 
 def _audit(opened: Opened, language: str) -> str:
     if opened.audit is None:
         return _plain(say("privacy.budget_unknown", language))
     counts = {name: sum(check.verdict == name for check in opened.audit.checks) for name in OUTCOMES}
-    sentence = say("privacy.audit_sentence", language, passed=counts["pass"], flagged=counts["flag"], failed=counts["fail"])
+    sentence = say(
+        "privacy.audit_sentence", language, passed=counts["pass"], flagged=counts["flag"], failed=counts["fail"]
+    )
     rows = "".join(
         f'<tr><th scope="row" lang="en" dir="ltr">{escape(CHECKS.get(check.id, check.id))}</th>'
         f'<td><span class="badge {check.verdict}"><span aria-hidden="true">{_sign(check.verdict)}</span> {escape(say("verdict." + check.verdict, language))}</span></td>'
@@ -186,7 +204,10 @@ def _outside(opened: Opened, language: str) -> str:
         f'<li lang="en" dir="ltr"><strong>{escape(item.kind.replace("_", " "))}</strong>: {escape(item.statement)}</li>'
         for item in opened.report.outside
     )
-    return _plain(say("privacy.outside_sentence", language, count=len(opened.report.outside))) + f'<ul class="outside">{items}</ul>'
+    return (
+        _plain(say("privacy.outside_sentence", language, count=len(opened.report.outside)))
+        + f'<ul class="outside">{items}</ul>'
+    )
 
 
 def _quality(metrics: Sequence[Quality], language: str) -> str:
@@ -199,7 +220,12 @@ def _quality(metrics: Sequence[Quality], language: str) -> str:
         + "</tr>"
         for m in metrics
     )
-    head = (say("privacy.metric", language), say("privacy.before", language), say("privacy.after", language), say("privacy.ceiling", language))
+    head = (
+        say("privacy.metric", language),
+        say("privacy.before", language),
+        say("privacy.after", language),
+        say("privacy.ceiling", language),
+    )
     return _table(head, rows, say("privacy.quality", language))
 
 
@@ -214,13 +240,23 @@ def _numbers(opened: Opened) -> str:
         ("Unit", claim.unit_definition),
         ("Released", claim.released),
         ("Threat model", claim.threat_model),
-        ("Sampling", f"{sampling.sampler}, {sampling.scheme}, q = {sampling.rate}, {sampling.steps} steps, {sampling.randomness}"),
-        ("Mechanism", f"{mechanism.clip_kind} clipping at C = {mechanism.clip_norm:.6g}, noise / C = {noise}, from {mechanism.noise}"),
+        (
+            "Sampling",
+            f"{sampling.sampler}, {sampling.scheme}, q = {sampling.rate}, {sampling.steps} steps, {sampling.randomness}",
+        ),
+        (
+            "Mechanism",
+            f"{mechanism.clip_kind} clipping at C = {mechanism.clip_norm:.6g}, noise / C = {noise}, from {mechanism.noise}",
+        ),
         ("Divisor", f"{mechanism.divisor:.6g}" + (" (public)" if mechanism.divisor_is_public else "")),
         ("Data", f"commitment {report.data.commitment}"),
         ("Ledger", f"{len(report.ledger.entries)} entries, head {report.ledger.head}"),
     ]
-    return '<dl class="facts" lang="en" dir="ltr">' + "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in facts) + "</dl>"
+    return (
+        '<dl class="facts" lang="en" dir="ltr">'
+        + "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in facts)
+        + "</dl>"
+    )
 
 
 def _compare(view: View, language: str) -> str:
@@ -238,7 +274,14 @@ def _compare(view: View, language: str) -> str:
             + "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)
             + "</tr>"
         )
-    head = (say("privacy.run", language), say("privacy.verdict", language), say("privacy.spent_of", language), "δ", say("privacy.steps", language), *titles)
+    head = (
+        say("privacy.run", language),
+        say("privacy.verdict", language),
+        say("privacy.spent_of", language),
+        "δ",
+        say("privacy.steps", language),
+        *titles,
+    )
     body = _plain(summary(view, language)) + _table(head, "".join(rows), say("privacy.compare", language))
     groups = [group for group in (view.result.groups if view.result else ()) if group.runs > 1]
     for group in groups:
@@ -253,7 +296,14 @@ def _running_sentence(running: Running, language: str) -> str:
     last = running.trajectory[-1] if running.trajectory else Spent(0, 0, 0.0)
     budget = "?" if running.budget is None else _eps(running.budget)
     rounds = "?" if running.rounds is None else str(running.rounds)
-    return say("privacy.running_sentence", language, releases=last.releases, rounds=rounds, epsilon=_eps(last.epsilon), budget=budget)
+    return say(
+        "privacy.running_sentence",
+        language,
+        releases=last.releases,
+        rounds=rounds,
+        epsilon=_eps(last.epsilon),
+        budget=budget,
+    )
 
 
 def _running(running: Running, language: str) -> str:

@@ -11,7 +11,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-LANGUAGES = {"en": "English"}
+LANGUAGES = {"en": "English", "zh": "中文", "es": "Español", "fr": "Français", "de": "Deutsch", "ar": "العربية"}
 RIGHT_TO_LEFT = frozenset({"ar"})
 _FOLDER = Path(__file__).parent / "static" / "words"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")

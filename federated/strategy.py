@@ -218,13 +218,13 @@ class Rounds:
         """Send the vector to the cohort and gather what came back: (admitted, bytes up, bytes down)."""
         self.roster.refresh()
         vector = wire.to_array(self.vector)
+        content = wire.request(vector, number, self.job.layout)  # one for all: a grid copies or serialises it
         messages, devices, absent = [], [], []
         for device in cohort:
             node = self.roster.node(device)
             if node is None:
                 absent.append(Rejection(device, "it is not connected"))
                 continue
-            content = wire.request(vector, number, self.job.layout)
             messages.append(
                 self.grid.create_message(content, message_type=wire.TRAIN, dst_node_id=node, group_id=str(number + 1))
             )

@@ -1,4 +1,4 @@
-"""Model directories: written whole or not at all, read without the network and without anything that unpickles.
+"""Model directories: built from pretrained parts, written whole or not at all, read without the network or pickles.
 
 A directory holds config.json, model.safetensors, tokenizer.json, tokenizer_config.json, processor_config.json and
 chat_template.jinja. It refuses directories with parts missing, damaged files, and weights in pickle formats.
@@ -38,6 +38,50 @@ def save_model(model: MMSLMForConditionalGeneration, processor: MMSLMProcessor, 
     else:
         part.replace(target)
     return target
+
+
+def init_model(
+    language: str | Path,
+    vision: str,
+    out_dir: str | Path,
+    *,
+    vision_weights: str | Path | None = None,
+    vision_exit: int | None = None,
+    image_size: int | None = None,
+    pixel_shuffle: int = 2,
+    seed: int = 0,
+) -> Path:
+    """Build a vision-language model from pretrained parts and write it to `out_dir`.
+
+    language: directory or hub name of a Llama-layout checkpoint. vision: "open_clip:ARCHITECTURE" or "timm:NAME" (a
+    frozen tower), "conv_stem" or "patch" (from scratch). vision_weights, for a tower: a safetensors file, an open_clip
+    tag, "pretrained" (timm) or "random". vision_exit: stop after this stage or block of the tower. image_size: pixels
+    (default the tower's). The projector is new and must be trained. Raises FileNotFoundError and ValueError.
+    """
+    from mmslm import conversion
+
+    tower = vision.startswith(("open_clip:", "timm:"))
+    if not tower and vision not in ("conv_stem", "patch"):
+        raise ValueError(f'vision is {vision!r}; give "open_clip:ARCHITECTURE", "timm:NAME", "conv_stem" or "patch".')
+    if tower and vision_weights is None:
+        raise ValueError(
+            f"The tower {vision} needs vision_weights: a safetensors file, a pretrained tag, or 'random' on purpose."
+        )
+    source = conversion.read_language(language)
+    tokenizer = conversion.convert_tokenizer(source.folder)
+    rows = len(source.weights["model.embed_tokens.weight"])
+    text = conversion.text_config(source, max(rows, len(tokenizer)))
+    front = conversion.vision_config(vision, vision_exit, image_size)
+    config = conversion.model_config(text, front, tokenizer, pixel_shuffle, source.tied)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MMSLMForConditionalGeneration(config).eval()
+        if tower and vision_weights is not None:
+            conversion.load_tower(model, vision, vision_weights)
+    conversion.load_language(model, source)
+    model.tie_weights()
+    conversion.match_projector(model)
+    return save_model(model, MMSLMProcessor.build(tokenizer, config), out_dir)
 
 
 def load_model(
@@ -99,4 +143,4 @@ def _config(path: Path) -> MMSLMConfig:
     return config
 
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["init_model", "load_model", "save_model"]

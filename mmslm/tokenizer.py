@@ -87,11 +87,24 @@ class MMSLMTokenizer(PreTrainedTokenizerFast):
         """What each id adds to a text, as UTF-8 bytes; nothing for special tokens."""
         special = set(self.all_special_ids)
         pieces = self.convert_ids_to_tokens(list(range(len(self))))
+        decoder = str(self.backend_tokenizer.decoder)
+        if "ByteLevel" in decoder:  # a converted checkpoint whose pieces spell bytes with letters (GPT-2's alphabet)
+            alphabet = _letters_of_bytes()
+            return tuple(
+                b""
+                if i in special
+                else bytes(alphabet[c] for c in piece)
+                if set(piece) <= set(alphabet)
+                else piece.encode()
+                for i, piece in enumerate(pieces)
+            )
+        spaced = _META in decoder  # a converted checkpoint whose pieces spell spaces with U+2581
         byte = re.compile(r"<0x([0-9A-F]{2})>")
         found = []
         for index, piece in enumerate(pieces):
             match = byte.fullmatch(piece)
-            found.append(b"" if index in special else bytes.fromhex(match[1]) if match else piece.encode())
+            text = piece.replace(_META, " ") if spaced else piece
+            found.append(b"" if index in special else bytes.fromhex(match[1]) if match else text.encode())
         return tuple(found)
 
     @classmethod
@@ -103,6 +116,14 @@ class MMSLMTokenizer(PreTrainedTokenizerFast):
         loaded = cls.from_pretrained(path, local_files_only=True)
         assert isinstance(loaded, cls)
         return loaded
+
+
+def _letters_of_bytes() -> dict[str, int]:
+    """The letters with which byte-level tokenizers write the 256 bytes: printable ones stand for themselves, the others
+    are numbered from U+0100 in order."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + k): byte for k, byte in enumerate(others)}
 
 
 def _train_pieces(lines: Iterable[str], vocab_size: int, character_coverage: float) -> bytes:

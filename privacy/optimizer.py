@@ -14,6 +14,9 @@ The sampler that drew is the sampler in the event, and a step is refused unless 
 the engine as were drawn. An empty draw is a step like any other: pure noise, counted. The event is handed out before
 any noise is drawn: if the ledger or the budget refuses it, nothing is released.
 
+With `noise=CorrelatedNoise(...)` the whole run is one event, handed out in step 0, and a draw is refused where somebody
+takes part more often or sooner than the noise was sized for.
+
 Schedules: noise_multiplier and learning_rate may be functions of the step (public ones); both reach the ledger.
 """
 
@@ -30,17 +33,19 @@ from torch import Tensor, nn
 
 from privacy.clipping.engine import BatchCounts, ClippingEngine, OneBackward
 from privacy.clipping.kinds import ClipKind
-from privacy.events import Adjacency, GaussianRelease, Unaccountable, Unit
+from privacy.correlated import CorrelatedNoise, ParticipationGuard
+from privacy.events import Adjacency, CorrelatedGaussianRelease, GaussianRelease, Unaccountable, Unit
 from privacy.noise import Noise
 from privacy.sampling import Sampler
 
 Schedule = float | Callable[[int], float]
+StepEvent = GaussianRelease | CorrelatedGaussianRelease | Unaccountable
 
 
 class BeforeRelease(Protocol):
     """Called with the event before noise is drawn, such as a ledger's `append`; what it raises stops the step."""
 
-    def __call__(self, event: GaussianRelease | Unaccountable, *, step: int, learning_rate: float) -> object:
+    def __call__(self, event: StepEvent, *, step: int, learning_rate: float) -> object:
         """Writes the event down, or raises."""
         ...
 
@@ -82,7 +87,7 @@ class PrivateOptimizer:
         *,
         noise_multiplier: Schedule,
         sampler: Sampler,
-        noise: Noise,
+        noise: Noise | CorrelatedNoise,
         divisor: float | None = None,
         learning_rate: Callable[[int], float] | None = None,
         before_release: BeforeRelease | None = None,
@@ -107,6 +112,22 @@ class PrivateOptimizer:
         self.unit, self.adjacency, self.label = unit, adjacency, label
         self.contributions_per_unit = contributions_per_unit
         self.next_step = 0
+        if isinstance(noise, CorrelatedNoise):
+            if callable(noise_multiplier):
+                raise ValueError("the noise multiplier is a schedule; correlated noise has one for the whole run.")
+            if adjacency == "add_or_remove_one":
+                raise ValueError(
+                    "adjacency is add_or_remove_one; fixed participation without sampling protects under zero_out (or "
+                    "replace_one), so say adjacency='zero_out'."
+                )
+            if contributions_per_unit != 1:
+                raise ValueError(
+                    f"contributions_per_unit is {contributions_per_unit}; with correlated noise let a unit's records "
+                    "share one row, and bound its participation instead."
+                )
+            self._guard: ParticipationGuard | None = ParticipationGuard(noise.participation)
+        else:
+            self._guard = None
         self._drawn: int | None = None
         self._counts = BatchCounts()
         self.last_counts = BatchCounts()  # of the last step; depends on the data, so only for the private annex
@@ -118,17 +139,26 @@ class PrivateOptimizer:
             raise ValueError(f"the noise multiplier of step {step} is {sigma}; expected a finite number, at least 0.")
         return sigma
 
-    def event(self) -> GaussianRelease | Unaccountable:
-        """What the coming step costs."""
+    def event(self) -> StepEvent:
+        """What the coming step costs; with correlated noise, the whole run."""
         sigma = self.noise_multiplier(self.next_step)
+        label = f"{self.label} ({self.engine.clip.kind} clipping)"
         if sigma == 0:
             return Unaccountable(f"{self.label} {self.next_step} was released without noise.")
+        if isinstance(self.noise, CorrelatedNoise):
+            return self.noise.event(
+                sigma,
+                unit=self.unit,
+                adjacency=self.adjacency,
+                contribution=self.engine.clip.sensitivity,
+                label=label,
+            )
         return GaussianRelease(
             noise_multiplier=sigma,
             sampling=self.sampler.sampling,
             adjacency=self.adjacency,
             unit=self.unit,
-            label=f"{self.label} ({self.engine.clip.kind} clipping)",
+            label=label,
             sensitivity=self.engine.clip.sensitivity,
             contributions_per_unit=self.contributions_per_unit,
         )
@@ -136,6 +166,8 @@ class PrivateOptimizer:
     def draw(self) -> NDArray[np.int64]:
         """The rows of the coming step, possibly none; all of them must go through `backward`."""
         rows = self.sampler.draw(self.next_step)
+        if self._guard is not None and self._drawn is None:
+            self._guard.admit(rows.tolist(), self.next_step)
         self._drawn = len(rows)
         return rows
 
@@ -147,7 +179,7 @@ class PrivateOptimizer:
         self._counts += counts
         return counts
 
-    def step(self) -> GaussianRelease | Unaccountable:
+    def step(self) -> StepEvent:
         """Accounts, adds noise, divides, updates; returns the event.
 
         Raises ValueError where other than the drawn number of examples went through `backward`, and whatever
@@ -167,7 +199,7 @@ class PrivateOptimizer:
             for group in self.optimizer.param_groups:
                 group["lr"] = float(self._rate(step))
         event = self.event()
-        if self._before is not None:
+        if self._before is not None and (step == 0 or not isinstance(event, CorrelatedGaussianRelease)):
             self._before(event, step=step, learning_rate=float(self.optimizer.param_groups[0]["lr"]))
         std = self.noise_multiplier(step) * self.engine.clip.clip_norm
         for stream, (parameter, total) in enumerate(sums.items()):
@@ -190,13 +222,19 @@ class PrivateOptimizer:
         self.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The step and the optimiser's state: tensors and numbers."""
-        return {"next_step": self.next_step, "optimizer": self.optimizer.state_dict()}
+        """The step, the optimiser's state and that of correlated noise (a secret): tensors and numbers."""
+        state = {"next_step": self.next_step, "optimizer": self.optimizer.state_dict()}
+        return {**state, "noise": self.noise.state_dict()} if isinstance(self.noise, CorrelatedNoise) else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.next_step = int(state["next_step"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.noise, CorrelatedNoise):
+            self.noise.load_state_dict(state["noise"])
+            self._guard = ParticipationGuard(self.noise.participation)
+            for step in range(self.next_step):  # draws are functions of the step: who took part is known again
+                self._guard.admit(self.sampler.draw(step).tolist(), step)
         self.engine.take()
         self._counts, self._drawn = BatchCounts(), None
 

@@ -22,6 +22,9 @@
 
   /* t("key", {name: value}) -> the sentence in the chosen language, English where a word is missing. */
   function t(key, values) {
+    // Where others can open the page, it must not say that photos stay on "this" computer.
+    if (window.mmslmRemote && key === "app.offline") key = "app.remote";
+    if (window.mmslmRemote && key === "captioner.lead") key = "captioner.lead_remote";
     let text = (words[language] || {})[key] || words.en[key] || "";
     for (const name in values || {}) text = text.split("{" + name + "}").join(String(values[name]));
     return text;

@@ -11,7 +11,7 @@
     const status = $("[data-status]");
     const alertBox = $("[data-alert]");
     let request = null;
-    let last = null;       // what is shown: {path} or {name, text}
+    let last = null;       // what is shown: {where} or {name, text}
     let clock = null;
 
     const busy = () => Boolean(request && !request.done);
@@ -54,7 +54,7 @@
       box.replaceChildren();
       found.forEach((path) => {
         const button = m.el("button", { type: "button", class: "button small", text: path, dir: "ltr" });
-        button.addEventListener("click", () => open({ path: path }, false));
+        button.addEventListener("click", () => open({ where: path }, false));
         box.appendChild(m.el("li", {}, [button]));
       });
       $("[data-found-box]").hidden = !found.length;
@@ -87,7 +87,7 @@
     $("[data-form]").addEventListener("submit", (event) => {
       event.preventDefault();
       const path = $("[data-path]").value.trim();
-      if (path) open({ path: path }, false);
+      if (path) open({ where: path }, false);
       else fail("privacy.no_path");
     });
     $("[data-choose]").addEventListener("click", () => $("[data-file]").click());

@@ -88,6 +88,55 @@ class Collator:
         ]
         return collate_encoded(encoded, pictures, self.processor, padding=self.padding, multiple=self.multiple)
 
+    def pack(self, items: Sequence[Item], length: int, *, private: bool = False) -> dict[str, Tensor]:
+        """Several items per row of `length` tokens, in order: {"input_ids", "segment_ids", "labels", "pixel_values"}.
+
+        Items of a row do not see each other (`segment_ids` from 1, 0 = padding); `losses.per_segment_loss` gives each
+        one's loss. Raises ValueError for an item longer than a row, and for `private` training: per-sample clipping
+        takes a row for one sample, so several people's items in a row would be protected as one.
+        """
+        if private:
+            raise ValueError(
+                "Packed rows hold several samples, which per-sample clipping would clip as one; "
+                "train privately with one item per row (call the collator instead of pack)."
+            )
+        if not items:
+            raise ValueError("A batch needs at least one item; got none.")
+        rows: list[list[tuple[EncodedTurns, list[Picture]]]] = []
+        used = length
+        for given, turns in items:
+            found = self._pictures(given)
+            encoded = self._cut(self.processor.encode_turns(turns, len(found)), len(found))
+            size = len(encoded.input_ids)
+            if size > length:
+                raise ValueError(f"An item has {size} tokens, but a packed row only {length}; give a greater length.")
+            if used + size > length:
+                rows.append([])
+                used = 0
+            rows[-1].append((encoded, found))
+            used += size
+        return self._packed(rows, length)
+
+    def _packed(self, rows: list[list[tuple[EncodedTurns, list[Picture]]]], length: int) -> dict[str, Tensor]:
+        joined = [
+            EncodedTurns(
+                [token for encoded, _ in row for token in encoded.input_ids],
+                # The first token of a sample is no target of the sample before it.
+                [label for encoded, _ in row for label in (IGNORED, *encoded.labels[1:])],
+            )
+            for row in rows
+        ]
+        pictures = [[picture for _, found in row for picture in found] for row in rows]
+        batch = collate_encoded(joined, pictures, self.processor, multiple=length)
+        del batch["attention_mask"], batch["mm_token_type_ids"]
+        segments = torch.zeros_like(batch["input_ids"])
+        for index, row in enumerate(rows):
+            start = 0
+            for number, (encoded, _) in enumerate(row, start=1):
+                segments[index, start : start + len(encoded.input_ids)] = number
+                start += len(encoded.input_ids)
+        return {**batch, "segment_ids": segments}
+
     def _pictures(self, given: Any) -> list[Picture]:
         if given is None:
             return []

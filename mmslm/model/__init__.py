@@ -1,6 +1,7 @@
 """The model: configuration, language model, image front end, experts, losses."""
 
 from mmslm.model.configuration import MMSLMConfig, MMSLMTextConfig, MMSLMVisionConfig
+from mmslm.model.describe import describe, describe_text
 from mmslm.model.losses import per_sample_loss
 from mmslm.model.modeling import MMSLMForConditionalGeneration, MMSLMModel, MMSLMOutput
 from mmslm.model.tiers import load_tier
@@ -12,6 +13,8 @@ __all__ = [
     "MMSLMOutput",
     "MMSLMTextConfig",
     "MMSLMVisionConfig",
+    "describe",
+    "describe_text",
     "load_tier",
     "per_sample_loss",
 ]

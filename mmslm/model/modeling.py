@@ -292,7 +292,7 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"This model has image experts already ({self.config.image_experts}); load a model without."
             )
-        spec = ExpertSpec.make(rank, layers, train, seed, include, self.config.text.num_hidden_layers)
+        spec = ExpertSpec.make(rank, layers, train, seed, include, kind, self.config.text.num_blocks)
         self._build_experts(spec)
         generator = torch.Generator().manual_seed(spec.seed)
         for _, module in sorted(self._deltas().items()):

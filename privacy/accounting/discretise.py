@@ -69,6 +69,12 @@ def _loss(pair: Pair, x: Array) -> Array:
     return _log_density(pair.p, x)[0] - _log_density(pair.q, x)[0]
 
 
+def _log_excess(losses: Array, rate: float) -> Array:
+    """log(e^loss - 1 + rate) [n], accurate where the loss is tiny and where it is huge."""
+    small = np.log(np.maximum(np.expm1(np.minimum(losses, 1.0)) + rate, _TINY))
+    return np.where(losses > 1.0, losses + np.log1p((rate - 1.0) * np.exp(-np.maximum(losses, 1.0))), small)
+
+
 def _outputs_at(pair: Pair, losses: Array, low: float, high: float) -> Array:
     """x [n] with loss(x) = losses, in closed form where there is one, else by Newton's method from a table."""
     p, q = pair.p, pair.q
@@ -77,12 +83,10 @@ def _outputs_at(pair: Pair, losses: Array, low: float, high: float) -> Array:
         return (losses - math.log(p.weights[0] / q.weights[0])) / slope + 0.5 * (p.means[0] + q.means[0])
     if q.weights == (1.0,) and q.means == (0.0,) and len(p.weights) == 2 and p.means[0] == 0.0:
         mean = p.means[1]
-        excess = np.maximum(np.expm1(losses) + p.weights[1], _TINY)
-        return (np.log(excess) - math.log(p.weights[1])) / mean + 0.5 * mean
+        return (_log_excess(losses, p.weights[1]) - math.log(p.weights[1])) / mean + 0.5 * mean
     if p.weights == (1.0,) and p.means == (0.0,) and len(q.weights) == 2 and q.means[0] == 0.0:
         mean = -q.means[1]
-        excess = np.maximum(np.expm1(-losses) + q.weights[1], _TINY)
-        return -((np.log(excess) - math.log(q.weights[1])) / mean + 0.5 * mean)
+        return -((_log_excess(-losses, q.weights[1]) - math.log(q.weights[1])) / mean + 0.5 * mean)
     table = np.linspace(low, high, 20001)
     tabled = np.maximum.accumulate(_loss(pair, table))
     right = np.clip(np.searchsorted(tabled, losses, side="left"), 1, len(table) - 1)
@@ -144,9 +148,11 @@ def discretise_pair(pair: Pair, spacing: float) -> LossGrid:
     edges = np.maximum.accumulate(edges)
     p, r = _cell_mass(pair.p, edges), _cell_mass(pair.q, edges)
     # Cell i lies between the losses (first + i - 1) h and (first + i) h.
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         floor = (first - 1 + np.arange(len(p))) * spacing
-        at_upper = (p - r * np.exp(floor)) / -math.expm1(-spacing)
+        at_upper = (p - r * np.exp(floor)) / -math.expm1(
+            -spacing
+        )  # not finite where e^floor overflows: all to the upper end
     at_upper = np.where(np.isfinite(at_upper), np.clip(at_upper, 0.0, p), p)
     mass = np.zeros(len(p) + 1)
     mass[1:] += at_upper

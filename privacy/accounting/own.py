@@ -22,14 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from privacy.accounting.discretise import Array, LossGrid, loss_grids
-from privacy.accounting.mechanisms import AccountingError, Composition, Gaussian, Mechanism, Poisson
+from privacy.accounting.mechanisms import AccountingError, Composition, Gaussian, Mechanism
 
 _WIDTH = 14.0  # standard deviations of the tilted composition on either side of its centre
 _MAX_FFT = 1 << 24
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 _MAX_SCALE = 700.0
 _MAX_TILT = 1e5
-MOST_MU = 1000.0
+MOST_MU = 100.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Curve:
         """The least epsilon whose delta is at most `delta`; inf where none is, -inf where it lies left of the grid."""
         if delta <= self.extra:
             return math.inf
-        target = (delta - self.extra) * math.exp(-self.scale)
+        target = (delta - self.extra) * math.exp(min(-self.scale, _MAX_SCALE))
         at_grid = self.tail_p - self.tail_q
         if at_grid[0] <= target:
             return -math.inf
@@ -283,14 +283,13 @@ def _spacing(composition: Composition, tolerance: float, *, delta: float | None,
 
 
 def _refuse_hopeless(composition: Composition) -> None:
-    """Raises AccountingError where one step alone moves the output by a thousand standard deviations."""
+    """Raises AccountingError where one step alone moves the output by a hundred standard deviations."""
     for mechanism, _ in composition.parts:
-        group = mechanism.group if isinstance(mechanism, Poisson) else 1
-        reach = mechanism.mu if isinstance(mechanism, Gaussian) else 2.0 * group / mechanism.sigma
+        reach = mechanism.mu if isinstance(mechanism, Gaussian) else 2.0 / mechanism.sigma
         if not reach <= MOST_MU:
             raise AccountingError(
-                f"one step moves its output by {reach:.3g} standard deviations of its noise; expected at most {MOST_MU:g}, "
-                "beyond which there is no useful guarantee."
+                f"one step moves its output by {reach:.3g} standard deviations of its noise; expected at most "
+                f"{MOST_MU:g}, beyond which there is no useful guarantee."
             )
 
 

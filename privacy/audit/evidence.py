@@ -118,8 +118,10 @@ def read_evidence(path: Path, run_dir: Path | None) -> Evidence:
     except LedgerTamperedError as error:
         evidence.chain_problem = str(error)
         _read_events_without_chain(evidence, objects)
-    if evidence.events is not None:
-        evidence.run = merge(evidence.events)
+    try:
+        evidence.run = merge(evidence.events or [])
+    except EventError as error:  # counts that add up to more than any training run
+        evidence.events, evidence.event_problem = None, f"The ledger's events cannot be added up: {error}"
     try:
         for parent in report.identity.parents:
             evidence.parents[parent.ledger_head] = parent_run(parent)

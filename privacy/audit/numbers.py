@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from privacy.audit.evidence import Evidence
 from privacy.audit.result import Check, Verdict, worst
 from privacy.events import GaussianRelease, Unaccountable
-from privacy.report.build import CURVES, runs_over_time
+from privacy.report.build import CURVES, TRAJECTORY_POINTS, TRAJECTORY_WORK, runs_over_time
 from privacy.report.models import EmpiricalAudit
 from privacy.report.recompute import (
     ACCOUNTANTS,
@@ -128,6 +128,9 @@ def _stated_curves(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
         marks = [point.releases for point in claim.trajectory]
         if marks != sorted(set(marks)) or (marks and marks[-1] != len(evidence.events)):
             yield "fail", "Epsilon over the steps does not rise step by step to the ledger's end."
+            return
+        if len(marks) * sum(map(len, evidence.runs)) > TRAJECTORY_WORK + TRAJECTORY_POINTS:
+            yield "fail", "Epsilon over the steps is stated at more points than an audit will repeat."
             return
         runs = runs_over_time(evidence.events, marks)
         for spent, run, mark in zip(claim.trajectory, runs, marks, strict=True):

@@ -48,6 +48,7 @@ from privacy.report.recompute import (
 )
 
 TRAJECTORY_POINTS = 40
+TRAJECTORY_WORK = 2000  # points of the trajectory times different mechanisms
 PROFILE_POINTS = 24
 CURVES = "own"  # the accountant behind profile and trajectory: the only one that is both quick and exact at every delta
 
@@ -257,11 +258,15 @@ def _profile(runs: Sequence[Run], claim: Claim, pricer: Pricer) -> list[Point]:
     return points
 
 
-def trajectory_marks(releases: int) -> list[int]:
-    """After how many releases epsilon over the steps is stated: evenly spread, the first and the last included."""
-    if releases <= TRAJECTORY_POINTS:
+def trajectory_marks(releases: int, distinct: int) -> list[int]:
+    """After how many releases epsilon over the steps is stated: evenly spread, the first and the last included.
+
+    Fewer points where the run has many different mechanisms: each point prices all of them.
+    """
+    points = max(2, min(TRAJECTORY_POINTS, TRAJECTORY_WORK // max(1, distinct)))
+    if releases <= points:
         return list(range(1, releases + 1))
-    return sorted({1 + round(i * (releases - 1) / (TRAJECTORY_POINTS - 1)) for i in range(TRAJECTORY_POINTS)})
+    return sorted({1 + round(i * (releases - 1) / (points - 1)) for i in range(points)})
 
 
 def runs_over_time(events: Sequence[Event], marks: Sequence[int]) -> list[Run]:
@@ -277,7 +282,7 @@ def runs_over_time(events: Sequence[Event], marks: Sequence[int]) -> list[Run]:
 
 def _trajectory(ledger: Ledger, others: Sequence[Run], claim: Claim, pricer: Pricer) -> list[Spent]:
     events, steps = ledger.events(), ledger.steps()
-    marks = trajectory_marks(len(events))
+    marks = trajectory_marks(len(events), len(merge(events)) + sum(map(len, others)))
     points: list[Spent] = []
     for mark, run in zip(marks, runs_over_time(events, marks), strict=True):
         with suppress(RecomputationError):

@@ -1,7 +1,7 @@
 """Epsilon from events, by every accountant, each question answered once: what the report states and the audit repeats.
 
 A `Pricer` keeps what it has computed, by mechanism and not by report, so that a folder of a thousand reports of one
-recipe costs what one report costs. It keeps hostile ledgers cheap: events beyond a number of distinct mechanisms, or so
+recipe costs what one report costs. It keeps hostile ledgers cheap: too many distinct mechanisms, or events so
 weakly protected that the Rényi accountant already exceeds `HOPELESS`, are not given to accountants whose memory grows
 with epsilon.
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 ACCOUNTANTS: Final = ("rdp", "prv", "pld", "own")
 HOPELESS: Final = 300.0
-MAX_DISTINCT: Final = 2000
+PRV_REACH: Final = 10_000.0  # epsilon times the root of the steps: the size of the grid that Opacus' PRV needs
+MAX_DISTINCT: Final = {"rdp": 5000, "own": 256, "pld": 64, "prv": 64}  # different mechanisms that are priced
 TOLERANCE: Final = 1e-6  # relative: what floating point on another machine may change
 
 Run = tuple[Event, ...]
@@ -170,9 +171,10 @@ class Pricer:
         return value
 
     def _guard(self, runs: Sequence[Run], delta: float, accountant: str) -> None:
-        if sum(map(len, runs)) > MAX_DISTINCT:
+        distinct = sum(map(len, runs))
+        if distinct > MAX_DISTINCT.get(accountant, 0):
             raise RecomputationError(
-                f"the ledger holds more than {MAX_DISTINCT} different mechanisms; too many to price."
+                f"the ledger holds {distinct} different mechanisms, too many for the {accountant} accountant."
             )
         if accountant == "rdp":
             return
@@ -182,7 +184,12 @@ class Pricer:
             return  # the Rényi accountant covers fewer events than the others; they judge for themselves
         if loose > HOPELESS:
             raise RecomputationError(
-                f"epsilon is about {loose:.0f}, beyond {HOPELESS:.0f}: no guarantee worth computing."
+                f"epsilon is about {loose:.4g}, beyond {HOPELESS:g}: no guarantee worth computing."
+            )
+        steps = sum(getattr(event, "count", 1) for run in runs for event in run)
+        if accountant == "prv" and loose * math.sqrt(steps) > PRV_REACH:
+            raise RecomputationError(
+                "so many steps at such an epsilon need more memory than Opacus' accountant may take."
             )
 
 

@@ -76,7 +76,9 @@ def picture(seed: int = 0, size: tuple[int, int] = (240, 180)) -> Image.Image:
     for _ in range(14):
         x, y = random.integers(0, size[0] - 40), random.integers(0, size[1] - 40)
         w, h = random.integers(15, 60, size=2)
-        pen.rectangle([int(x), int(y), int(x + w), int(y + h)], fill=tuple(int(v) for v in random.integers(20, 235, size=3)))
+        pen.rectangle(
+            [int(x), int(y), int(x + w), int(y + h)], fill=tuple(int(v) for v in random.integers(20, 235, size=3))
+        )
     return image
 
 
@@ -106,7 +108,9 @@ def violations(page: Any, axe_source: str) -> list[str]:
     )
     lines = [f"{v['id']} ({v['impact']}): {[n['target'] for n in v['nodes']][:4]}" for v in result["violations"]]
     lines += [
-        f"undecided {v['id']}: {[n['target'] for n in v['nodes']][:4]}" for v in result["incomplete"] if v["id"] != "color-contrast"
+        f"undecided {v['id']}: {[n['target'] for n in v['nodes']][:4]}"
+        for v in result["incomplete"]
+        if v["id"] != "color-contrast"
     ]
     return lines
 
@@ -151,7 +155,9 @@ class Client:
     def post(self, path: str, body: object, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
         """Status and body; an error status is returned, not raised."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data, {"content-type": "application/json", **(headers or {})})
+        request = urllib.request.Request(
+            self.address + path, data, {"content-type": "application/json", **(headers or {})}
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, answer.read()
@@ -159,7 +165,13 @@ class Client:
             return error.code, error.read()
 
     def join(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
-        body = {"data": [], "event_data": data, "fn_index": self.events[event], "session_hash": self.session, "trigger_id": 1}
+        body = {
+            "data": [],
+            "event_data": data,
+            "fn_index": self.events[event],
+            "session_hash": self.session,
+            "trigger_id": 1,
+        }
         status, answer = self.post("/gradio_api/queue/join", body)
         if status != 200:
             raise RuntimeError(f"{event} was answered {status}: {answer[:200]!r}")
@@ -169,7 +181,9 @@ class Client:
         """One event and the last state that the server sent for it."""
         self.join(event, data)
         value: Any = {}
-        with urllib.request.urlopen(f"{self.address}/gradio_api/queue/data?session_hash={self.session}", timeout=60) as stream:
+        with urllib.request.urlopen(
+            f"{self.address}/gradio_api/queue/data?session_hash={self.session}", timeout=60
+        ) as stream:
             for line in stream:
                 if not line.startswith(b"data:"):
                     continue

@@ -13,9 +13,19 @@ from apps_support import AXE, CHROMIUM
 def chromium() -> Iterator[Any]:
     """One browser for the whole session."""
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine: install it (apt-get install chromium), or name it in MMSLM_CHROMIUM")
-    playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        pytest.skip(
+            "there is no Chromium on this machine: install it (apt-get install chromium), or name it in MMSLM_CHROMIUM"
+        )
+    playwright_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     flags += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)

@@ -25,7 +25,14 @@ def hook(event: str, arguments: tuple[object, ...]) -> None:
             local = False
         if not local:
             foreign.append(f"connect {host}")
-    elif event in ("socket.getaddrinfo", "socket.gethostbyname") and arguments[0] not in (None, "127.0.0.1", "localhost", "::1", b"127.0.0.1", b"localhost"):
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname") and arguments[0] not in (
+        None,
+        "127.0.0.1",
+        "localhost",
+        "::1",
+        b"127.0.0.1",
+        b"localhost",
+    ):
         foreign.append(f"{event} {arguments[0]!r}")
 
 
@@ -44,5 +51,8 @@ def pages(*_: object, **__: object) -> dict[str, shell.Page]:
 
 
 shell.make_pages = pages
-shell.launch(port=shell._free_port("127.0.0.1"), tell=lambda line: notes.write_text(json.dumps({"line": line})) if " at http" in line else None)
+shell.launch(
+    port=shell._free_port("127.0.0.1"),
+    tell=lambda line: notes.write_text(json.dumps({"line": line})) if " at http" in line else None,
+)
 notes.write_text(json.dumps({"foreign": foreign, "ended": True}))

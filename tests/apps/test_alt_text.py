@@ -50,7 +50,9 @@ def test_json_holds_an_entry_for_every_file(folder: Path, tmp_path: Path) -> Non
     assert len(rows) == 6
     assert rows["0.png"]["alt"] == "A red kettle." and rows["0.png"]["review"] is False
     assert rows["0.png"]["description"].endswith("Write to [e-mail].") and rows["0.png"]["notices"] == ["heat"]
-    assert rows["blank.png"]["alt"] == "" and rows["blank.png"]["certainty"] == "unknown" and rows["blank.png"]["review"]
+    assert (
+        rows["blank.png"]["alt"] == "" and rows["blank.png"]["certainty"] == "unknown" and rows["blank.png"]["review"]
+    )
     assert "not an image" in rows["notes.jpg"]["error"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alt.json", "photos"]
 
@@ -127,9 +129,17 @@ def test_another_level_a_changed_picture_and_a_cut_journal_are_done_again(folder
 
 @pytest.mark.parametrize(
     ("out", "level", "count", "message"),
-    [("x.txt", "detailed", 1, "ends in .csv"), ("x", "detailed", 1, "ends in .csv"), ("x.csv", "epic", 1, "choose one of"), ("x.csv", "short", 0, "at least one"), ("no/x.csv", "short", 1, "no folder")],
+    [
+        ("x.txt", "detailed", 1, "ends in .csv"),
+        ("x", "detailed", 1, "ends in .csv"),
+        ("x.csv", "epic", 1, "choose one of"),
+        ("x.csv", "short", 0, "at least one"),
+        ("no/x.csv", "short", 1, "no folder"),
+    ],
 )
-def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(out: str, level: str, count: int, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(
+    out: str, level: str, count: int, message: str, tmp_path: Path
+) -> None:
     with pytest.raises((ValueError, OSError), match=message):
         alt_text.run([tmp_path / "a.png"] * count, tmp_path / out, model_dir=tmp_path / "none", level=level)
 

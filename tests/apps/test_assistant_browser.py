@@ -35,7 +35,9 @@ def address(speaker: Speaker) -> Iterator[str]:
 
 
 def opened(chromium: Any, address: str, **settings: Any) -> Any:
-    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce", **settings})
+    context = chromium.new_context(
+        **{"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce", **settings}
+    )
     page = context.new_page()
     page.goto(address + "#assistant")
     page.wait_for_selector("#view-assistant [data-ready=yes]")
@@ -62,7 +64,9 @@ def answered(page: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_state_has_no_axe_violation(chromium: Any, address: str, axe_source: str, speaker: Speaker, scheme: str) -> None:
+def test_every_state_has_no_axe_violation(
+    chromium: Any, address: str, axe_source: str, speaker: Speaker, scheme: str
+) -> None:
     page = opened(chromium, address, color_scheme=scheme)
     assert violations(page, axe_source) == []
     keep(page, f"assistant-empty-{scheme}")
@@ -92,7 +96,10 @@ def test_each_request_is_announced_exactly_twice(chromium: Any, address: str) ->
     listen(page)
     box(page, "[data-question-key=detailed]").click()
     answered(page, "wooden table.")
-    assert said(page) == [["status", "Looking for the answer."], ["status", "Two cups and a plate stand on a wooden table."]]
+    assert said(page) == [
+        ["status", "Looking for the answer."],
+        ["status", "Two cups and a plate stand on a wooden table."],
+    ]
     page.context.close()
 
 

@@ -97,7 +97,10 @@ def test_what_cannot_be_described_is_one_error(data: dict[str, Any], error: str)
     assert [update["phase"] for update in updates] == ["error"] and updates[0]["error"] == error
 
 
-@pytest.mark.parametrize(("question", "error"), [("", "error.no_question"), ("   ", "error.no_question"), ("x" * 201, "error.too_long"), (5, "error.too_long")])
+@pytest.mark.parametrize(
+    ("question", "error"),
+    [("", "error.no_question"), ("   ", "error.no_question"), ("x" * 201, "error.too_long"), (5, "error.too_long")],
+)
 def test_a_bad_question_is_one_error(question: object, error: str) -> None:
     page = Captioner(Speaker())
     describe(page)
@@ -162,4 +165,8 @@ def test_the_page_is_built_of_one_component_with_private_events() -> None:
     demo = captioner.build(Speaker())
     events = {target[1] for item in demo.config["dependencies"] for target in item["targets"]}
     assert events >= set(captioner.EVENTS)
-    assert all(item["api_visibility"] == "private" for item in demo.config["dependencies"] if item["targets"][0][1] in captioner.EVENTS)
+    assert all(
+        item["api_visibility"] == "private"
+        for item in demo.config["dependencies"]
+        if item["targets"][0][1] in captioner.EVENTS
+    )

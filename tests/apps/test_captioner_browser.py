@@ -47,7 +47,9 @@ def open_page(chromium: Any, address: str) -> Iterator[Any]:
     contexts = []
 
     def opened(**settings: Any) -> Any:
-        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce", **settings})
+        context = chromium.new_context(
+            **{"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce", **settings}
+        )
         contexts.append(context)
         page = context.new_page()
         page.goto(address)

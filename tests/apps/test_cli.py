@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from apps import cli
 
 TOP = Path(__file__).parents[2]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apps_reports import DELTA, PEOPLE, RATE, ROUNDS, begin, make_run
+from apps_reports import DELTA, NOISE, ROUNDS, begin, make_run
+
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from apps.dashboard import Dashboard, look_at
 from apps.dashboard_page import outcome, render, summary
@@ -26,7 +31,7 @@ def pricer() -> Pricer:
 def runs(tmp_path_factory: pytest.TempPathFactory, pricer: Pricer) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     make_run(folder / "first", pricer, name='first <b>"x"')
-    make_run(folder / "second", pricer, noise=1.4, data=b"other homes")
+    make_run(folder / "second", pricer, data=b"other homes")
     forged = make_run(folder / "forged", pricer, data=b"third")
     forged["claim"]["epsilon"] = 0.5
     (folder / "forged" / "report.json").write_text(json.dumps(forged))
@@ -35,30 +40,39 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pricer: Pricer) -> Path:
 
 
 def open_path(path: Path, **more: Any) -> dict[str, Any]:
-    return list(Dashboard([path.parent]).open({"id": "r", "path": str(path), **more}, None))[-1]
+    return list(Dashboard([path.parent]).open({"id": "r", "where": str(path), **more}, None))[-1]
 
 
-def independent_epsilon(noise: float) -> float:
-    """The same releases by the dp-accounting library."""
-    import dp_accounting
-    from dp_accounting.pld import PLDAccountant
+def exact_epsilon(noise: float) -> float:
+    """The closed form for Gaussian releases in a row (Balle and Wang 2018): mu = sqrt(rounds) / noise."""
+    mu = math.sqrt(ROUNDS) / noise
 
-    event = dp_accounting.PoissonSampledDpEvent(RATE, dp_accounting.GaussianDpEvent(noise))
-    return PLDAccountant().compose(event, ROUNDS).get_epsilon(DELTA)
+    def delta(epsilon: float) -> float:
+        return norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+
+    return float(brentq(lambda epsilon: delta(epsilon) - DELTA, 0.0, 60.0))
 
 
 def test_the_budget_spent_and_left_are_those_of_an_outside_accountant(runs: Path) -> None:
     value = open_path(runs / "first")
-    spent = independent_epsilon(1.1)
+    spent = exact_epsilon(NOISE)
     assert value["phase"] == "done" and value["single"]
     assert f"Of a budget of epsilon 8.00, {spent:.2f} are spent and {8 - spent:.2f} are left." in value["html"]
-    assert f"{RATE * ROUNDS:.1f} of {ROUNDS} rounds" in value["html"] and PEOPLE
+
+
+def test_how_often_a_participant_takes_part_is_said(runs: Path, pricer: Pricer) -> None:
+    view = look_at(runs / "first", pricer)
+    one = view.opened[0]
+    assert "takes part in about" not in render(view, "en")
+    sampling = one.report.sampling.model_copy(update={"scheme": "poisson", "rate": 0.05, "steps": 40})
+    sampled = replace(one, report=one.report.model_copy(update={"sampling": sampling}))
+    assert "each takes part in about 2.0 of 40 rounds." in render(replace(view, opened=(sampled,)), "en")
 
 
 def test_sentence_drawing_and_table_state_one_number(runs: Path, pricer: Pricer) -> None:
     view = look_at(runs / "first", pricer)
     last = view.opened[0].trajectory[-1]
-    assert last.releases == ROUNDS and last.epsilon == pytest.approx(independent_epsilon(1.1), rel=5e-3)
+    assert last.releases == ROUNDS and last.epsilon == pytest.approx(exact_epsilon(NOISE), rel=5e-3)
     page = render(view, "en")
     sentence = f"After {ROUNDS} releases, epsilon is {last.epsilon:.2f} at delta 0.0001."
     described = re.search(r'<desc id="t1-desc">(.*?)</desc>', page)
@@ -69,7 +83,7 @@ def test_sentence_drawing_and_table_state_one_number(runs: Path, pricer: Pricer)
 def test_epsilon_is_recomputed_and_a_forged_claim_is_not_believed(runs: Path, pricer: Pricer) -> None:
     view = look_at(runs / "forged", pricer)
     assert outcome(view.opened[0]) == "fail"
-    assert view.opened[0].spent == pytest.approx(independent_epsilon(1.1), rel=1e-3)
+    assert view.opened[0].spent == pytest.approx(exact_epsilon(NOISE), rel=1e-3)
     assert summary(view, "en").startswith("Not proven")
 
 
@@ -105,11 +119,13 @@ def test_a_run_that_is_still_going_is_followed(runs: Path, pricer: Pricer) -> No
     from privacy.ledger import Ledger
 
     ledger = Ledger.open(runs / "going" / "ledger.jsonl")
-    ledger.append(GaussianRelease(noise_multiplier=1.1, sampling=ledger.events()[0].sampling, unit="user"), step=4)
+    ledger.append(GaussianRelease(noise_multiplier=NOISE, sampling=ledger.events()[0].sampling, unit="user"), step=4)
     assert f"5 of {ROUNDS} releases so far" in open_path(runs / "going")["summary"]
 
 
-def test_a_dropped_file_is_read_and_leaves_nothing_behind(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_file_is_read_and_leaves_nothing_behind(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     text = (runs / "first" / "report.json").read_text()
     value = list(Dashboard([]).open({"id": "r", "name": "report.json", "text": text}, None))[-1]
@@ -119,7 +135,9 @@ def test_a_dropped_file_is_read_and_leaves_nothing_behind(runs: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 5000, '{"schema_version": 1e999}', "\x00", 7, "x" * (11 * 2**20)])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "[" * 5000, '{"schema_version": 1e999}', "\x00", 7, "x" * (11 * 2**20)]
+)
 def test_hostile_files_are_one_sentence(text: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     value = list(Dashboard([]).open({"id": "r", "name": "x", "text": text}, None))[-1]
@@ -129,7 +147,7 @@ def test_hostile_files_are_one_sentence(text: object, tmp_path: Path, monkeypatc
 def test_what_is_not_there_or_no_report_is_said(runs: Path, tmp_path: Path) -> None:
     assert open_path(tmp_path / "nothing")["error"] == "privacy.nothing"
     assert open_path(tmp_path)["error"] == "privacy.unreadable"
-    assert list(Dashboard([]).open({"id": "r", "path": " "}, None))[-1]["error"] == "privacy.no_path"
+    assert list(Dashboard([]).open({"id": "r", "where": " "}, None))[-1]["error"] == "privacy.no_path"
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "ledger.jsonl").write_text("no ledger\n")
     assert open_path(tmp_path / "broken")["error"] == "privacy.unreadable"
@@ -139,7 +157,7 @@ def test_from_another_computer_only_the_listed_runs_can_be_opened(runs: Path, tm
     closed = Dashboard([runs], anywhere=False)
 
     def opened(path: Path) -> dict[str, Any]:
-        return list(closed.open({"id": "r", "path": str(path)}, None))[-1]
+        return list(closed.open({"id": "r", "where": str(path)}, None))[-1]
 
     assert opened(runs / "first")["phase"] == "done"
     for path in (tmp_path, Path("/etc"), runs / ".." / "..", runs.parent):
@@ -159,7 +177,7 @@ def test_runs_are_listed_newest_first_with_the_folder_last(runs: Path) -> None:
 
 
 def test_one_report_is_exported_as_a_page_that_loads_nothing(runs: Path) -> None:
-    value = list(Dashboard([runs]).export({"id": "r", "path": str(runs / "first")}, None))[-1]
+    value = list(Dashboard([runs]).export({"id": "r", "where": str(runs / "first")}, None))[-1]
     assert value["phase"] == "export" and value["name"].endswith(".html")
     assert "default-src 'none'" in value["page"] and "<script" not in value["page"]
-    assert list(Dashboard([runs]).export({"id": "r", "path": str(runs)}, None))[-1]["error"] == "privacy.not_one"
+    assert list(Dashboard([runs]).export({"id": "r", "where": str(runs)}, None))[-1]["error"] == "privacy.not_one"

@@ -33,7 +33,11 @@ class Server:
         environment["OMP_NUM_THREADS"] = "1"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "serve_for_tests.py"), str(self.notes)], stdout=log, stderr=log, env=environment, cwd=folder
+                [sys.executable, str(HERE / "serve_for_tests.py"), str(self.notes)],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=folder,
             )
         for _ in range(600):
             if self.notes.is_file() and "http" in self.notes.read_text():

@@ -52,7 +52,10 @@ def test_real_photos_pass_and_their_blurred_copies_do_not() -> None:
     for archive in archives:
         with zipfile.ZipFile(archive) as file:
             names = [name for name in file.namelist() if name.lower().endswith((".jpg", ".jpeg", ".png"))]
-            photos += [Image.open(io.BytesIO(file.read(name))).convert("RGB") for name in names[:: max(1, len(names) // 20)][:20]]
+            photos += [
+                Image.open(io.BytesIO(file.read(name))).convert("RGB")
+                for name in names[:: max(1, len(names) // 20)][:20]
+            ]
     blurred = [image.filter(ImageFilter.GaussianBlur(max(image.size) * 3 / 256)) for image in photos]
     assert sum(bool(quality.flaws(image)) for image in photos) <= 0.05 * len(photos)
     assert sum("blur" in quality.flaws(image) for image in blurred) >= 0.9 * len(photos)

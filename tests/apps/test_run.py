@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from apps import cli
 from apps.run import Job, run
 from apps.run_config import RunConfig

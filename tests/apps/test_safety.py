@@ -61,7 +61,9 @@ def test_an_unfinished_guess_is_held_back_while_it_streams() -> None:
         assert not {"old", "woman"} & set(part.lower().split())
 
 
-@pytest.mark.parametrize(("question", "asked"), [("Is this a man or a woman?", True), ("How old is he?", True), ("What is he doing?", False)])
+@pytest.mark.parametrize(
+    ("question", "asked"), [("Is this a man or a woman?", True), ("How old is he?", True), ("What is he doing?", False)]
+)
 def test_it_is_seen_when_looks_are_asked_for_outright(question: str, asked: bool) -> None:
     assert safety.asks_for_looks(question) is asked
 
@@ -102,7 +104,9 @@ def test_cards_with_a_valid_check_digit_are_blacked_out(card: str) -> None:
     assert safety.redact(f"card {card} please") == "card [card] please"
 
 
-@pytest.mark.parametrize("number", ["GB82 WEST 1234 5698 7654 32", "DE89370400440532013000", "FR14 2004 1010 0505 0001 3M02 606"])
+@pytest.mark.parametrize(
+    "number", ["GB82 WEST 1234 5698 7654 32", "DE89370400440532013000", "FR14 2004 1010 0505 0001 3M02 606"]
+)
 def test_valid_ibans_are_blacked_out(number: str) -> None:
     assert safety.iban(number)
     assert safety.redact(f"to {number}.") == "to [IBAN]."

@@ -21,12 +21,16 @@ SHORT = "A red kettle stands on a stove."
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with shell.serve({"captioner": Captioner(Speaker({CAPTION_PROMPTS["short"]: SHORT}, pause=0.002))}, port=0) as found:
+    with shell.serve(
+        {"captioner": Captioner(Speaker({CAPTION_PROMPTS["short"]: SHORT}, pause=0.002))}, port=0
+    ) as found:
         yield found
 
 
 def test_a_photo_is_described_over_http(address: str) -> None:
-    value = Client(address, "s-1").send("describe", {"id": "a", "level": "short", "image": data_url(encoded(picture(1)))})
+    value = Client(address, "s-1").send(
+        "describe", {"id": "a", "level": "short", "image": data_url(encoded(picture(1)))}
+    )
     assert value == {
         "id": "a",
         "kind": "describe",
@@ -42,14 +46,29 @@ def test_a_photo_is_described_over_http(address: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/gradio_api/upload", "/gradio_api/process_recording", "/gradio_api/vibe-edit", "/gradio_api/run-history/connect", "/gradio_api/call/describe"],
+    [
+        "/gradio_api/upload",
+        "/gradio_api/process_recording",
+        "/gradio_api/vibe-edit",
+        "/gradio_api/run-history/connect",
+        "/gradio_api/call/describe",
+    ],
 )
 def test_every_other_road_in_is_closed(address: str, path: str) -> None:
     status, body = Client(address).post(path, {"x": 1})
     assert status == 403 and b"never stored as files" in body
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/gradio_api/proxy=http://192.0.2.1/", "/monitoring", "/gradio_api/runs", "/file/etc/passwd"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/proxy=http://192.0.2.1/",
+        "/monitoring",
+        "/gradio_api/runs",
+        "/file/etc/passwd",
+    ],
+)
 def test_every_road_to_files_and_other_machines_is_closed(address: str, path: str) -> None:
     where = urllib.parse.urlsplit(address)
     connection = http.client.HTTPConnection(where.hostname, where.port, timeout=10)
@@ -84,7 +103,7 @@ def test_the_page_may_load_and_send_nothing_elsewhere(address: str) -> None:
     assert answer.getheader("referrer-policy") == "no-referrer" and answer.getheader("cache-control") == "no-store"
     text = answer.read().decode()
     connection.close()
-    assert "fonts.googleapis" not in text and "analytics_enabled\":false" in text.replace(" ", "")
+    assert "fonts.googleapis" not in text and 'analytics_enabled":false' in text.replace(" ", "")
 
 
 def test_a_body_larger_than_a_photo_is_refused_declared_or_not(address: str) -> None:

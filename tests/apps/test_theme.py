@@ -58,7 +58,11 @@ def test_both_modes_name_the_same_colours() -> None:
 def test_style_and_scripts_name_no_address_and_scripts_write_no_markup() -> None:
     everything = theme.css() + theme.head()
     assert re.findall(r"https?://(?!www\.w3\.org)", everything) == []
-    assert "innerHTML" not in theme.head() and "localStorage" not in theme.head() and "insertAdjacentHTML" not in theme.head()
+    assert (
+        "innerHTML" not in theme.head()
+        and "localStorage" not in theme.head()
+        and "insertAdjacentHTML" not in theme.head()
+    )
 
 
 def test_the_words_cannot_end_the_script_element_early() -> None:

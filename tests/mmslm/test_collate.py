@@ -89,3 +89,30 @@ def test_senseless_requests_are_refused() -> None:
         Collator(PROCESSOR, padding="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiple of 0"):
         Collator(PROCESSOR, multiple=0)
+
+
+def test_packed_rows_hold_every_item_once_and_give_each_its_own_loss() -> None:
+    from mmslm.model import MMSLMForConditionalGeneration
+    from mmslm.model.losses import per_segment_loss
+
+    torch.manual_seed(0)
+    config = MMSLMConfig(text_config={"vocab_size": len(TOKENIZER), "num_hidden_layers": 2}, initializer_range=0.2)
+    model = MMSLMForConditionalGeneration(config).eval()
+    collator = Collator(PROCESSOR)
+    batch = collator.pack(ITEMS, length=160)
+    assert batch["input_ids"].shape[1] == 160
+    sizes = [len(PROCESSOR.encode_turns(turns, n).input_ids) for n, (_, turns) in zip((1, 2, 0), ITEMS, strict=True)]
+    counts = [int((batch["segment_ids"] == number).sum()) for number in (1, 2)]
+    assert sum(counts) == sum(sizes)
+    with torch.no_grad():
+        packed = per_segment_loss(model(**batch).logits, batch["labels"], batch["segment_ids"], 2)
+        alone = [model(**collator([item])).per_sample_loss[0] for item in ITEMS]
+    found = sorted(float(loss) for loss in packed.flatten() if loss > 0)
+    assert found == pytest.approx(sorted(float(loss) for loss in alone), rel=1e-4)
+
+
+def test_packing_for_private_training_is_refused() -> None:
+    with pytest.raises(ValueError, match="clip as one"):
+        Collator(PROCESSOR).pack(ITEMS, length=160, private=True)
+    with pytest.raises(ValueError, match="only 40"):
+        Collator(PROCESSOR).pack(ITEMS, length=40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from mmslm.config import BaseRecipe, ConfigError, config_hash, load_config
 
 GOOD = "optimisation: {steps: 3}\n"

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from mmslm.training import SGD, AdamW, Progress, fit, local_update
 from torch import Tensor, nn
+
+from mmslm.training import SGD, AdamW, Progress, fit, local_update
 
 
 class Line(nn.Module):

@@ -163,7 +163,7 @@ def test_an_audit_goes_into_a_report_as_plain_json():
     audit = one_run_audit(scores[included], scores[~included], method="f-dp")
     data = json.loads(json.dumps(audit.to_json(), allow_nan=False))
     assert set(data) == {"method", "m", "r", "v", "confidence", "lower_bound", "delta", "rule", "details"}
-    assert data["m"] == 1000 and data["r"] == 2 * guesses(1000) and data["rule"] == audit.correction
+    assert data["m"] == 1000 and data["r"] == 2 * guesses(1000, "f-dp") and data["rule"] == audit.correction
     assert data["details"]["mu"] > 0 and gdp_epsilon(data["details"]["mu"], DELTA) == data["lower_bound"]
 
 

@@ -10,10 +10,10 @@ k- guesses, of which v are right. Two theorems bound how likely so many right gu
               reported as the epsilon that mu-GDP has at delta: tighter, but a bound only where the mechanism's curve
               is Gaussian (`curve_rejects` tests any other curve, for instance the one that a run's events claim).
 
-Looking at the scores to choose k would be cheating: k+ and k- are fixed from m alone (1.3 sqrt(m) on each side, near
-the best for epsilon 2 to 8 and m 100 to 1000), or given; with several candidates each is tested at (1 - confidence) /
-number of candidates (Bonferroni). Both theorems need one release per coin: the same canaries must not be scored again
-after a peek.
+Looking at the scores to choose k would be cheating: k+ and k- are fixed from m and the method alone (steinke 1.3
+sqrt(m), f-dp 2 sqrt(m) on each side, near the best for epsilon 2 to 8 and m 100 to 1000), or given; with several
+candidates each is tested at (1 - confidence) / number of candidates (Bonferroni). Both theorems need one release per
+coin: the same canaries must not be scored again after a peek.
 """
 
 from __future__ import annotations
@@ -156,9 +156,12 @@ def gdp_epsilon(mu: float, delta: float) -> float:
     return low
 
 
-def guesses(m: int) -> int:
-    """k+ = k- fixed from the number of canaries alone."""
-    return max(1, min(m // 2, round(1.3 * math.sqrt(m))))
+_GUESSES = {"steinke": 1.3, "f-dp": 2.0}
+
+
+def guesses(m: int, method: Method) -> int:
+    """k+ = k- fixed from the number of canaries and the method alone."""
+    return max(1, min(m // 2, round(_GUESSES[method] * math.sqrt(m))))
 
 
 def _ranked(scores_in: ArrayLike, scores_out: ArrayLike, seed: int) -> NDArray[np.bool_]:
@@ -192,7 +195,7 @@ def one_run_audit(
         delta: in (0, 1), where the bound is stated ("steinke" also takes 0). confidence: in (0, 1).
         method: "steinke" (any mechanism) or "f-dp" (Gaussian trade-off curve); see the module's docstring.
         k: pairs (k+, k-) fixed before seeing any score; several share the significance (Bonferroni). Default: one pair,
-            1.3 sqrt(m) on each side.
+            1.3 sqrt(m) on each side for steinke, 2 sqrt(m) for f-dp.
         seed: for the order of equal scores only.
 
     Returns the audit of the candidate with the largest bound. Raises ValueError for impossible arguments or NaN scores.
@@ -205,7 +208,7 @@ def one_run_audit(
         raise ValueError(f"delta is {delta}; expected a number between 0 and 1.")
     ranked = _ranked(scores_in, scores_out, seed)
     m = len(ranked)
-    candidates = [(guesses(m), guesses(m))] if k is None else [(int(plus), int(minus)) for plus, minus in k]
+    candidates = [(guesses(m, method), guesses(m, method))] if k is None else [(int(plus), int(minus)) for plus, minus in k]
     if not candidates or any(plus < 0 or minus < 0 or not 0 < plus + minus <= m for plus, minus in candidates):
         raise ValueError(f"k is {candidates} for {m} canaries; expected pairs of numbers >= 0 that sum to 1 .. {m}.")
     significance = (1.0 - confidence) / len(candidates)
