@@ -1,10 +1,10 @@
 """Alternative texts for many pictures at once: one CSV, HTML or JSON file, with progress, and resumable.
 
-Each picture gets a short text (at most 125 characters, no "image of", what matters first) and a longer description; a picture
-about which the model is not sure is marked for review and gets no text when the model cannot tell. Personal data that the
-model reads in a picture are blacked out, since this is written to disk. While it works, a journal beside the output holds what
-is finished: the same command goes on after a stop, as long as picture, model and level are the same. It refuses an unknown
-output format and an empty list before the model is loaded.
+Each picture gets a short text (at most 125 characters, no "image of", what matters first) and a longer description;
+a picture about which the model is not sure is marked for review and gets no text when the model cannot tell.
+Personal data that the model reads in a picture are blacked out, since this is written to disk. While it works, a
+journal beside the output holds what is finished: the same command goes on after a stop, as long as picture, model
+and level are the same. It refuses an unknown output format and an empty list before the model is loaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from mmslm.prompts import CAPTION_PROMPTS
 FORMATS = (".csv", ".html", ".json")
 MAX_ALT = 125
 _OPENERS = re.compile(
-    r"^(?:(?:this|here) is |there is |it is )?(?:an? |the )?(?:image|picture|photo|photograph|screenshot)(?: (?:shows?|of|showing|depicts?|depicting))+\s+",
+    r"^(?:(?:this|here) is |there is |it is )?(?:an? |the )?(?:image|picture|photo|photograph|screenshot)"
+    r"(?: (?:shows?|of|showing|depicts?|depicting))+\s+",
     re.I,
 )
 
@@ -53,7 +54,9 @@ class Entry:
 
 
 def shorten(text: str, limit: int = MAX_ALT) -> str:
-    """``text`` without "image of", as at most ``limit`` characters: whole sentences if one fits, else whole words and "…"."""
+    """``text`` without "image of", as at most ``limit`` characters: whole sentences if one fits, else whole words
+    and "…".
+    """
     text = _OPENERS.sub("", text.strip())
     text = text[:1].upper() + text[1:]
     if len(text) <= limit:
@@ -77,6 +80,7 @@ def describe(narrator: Narrating, path: Path, name: str, digest: str, level: str
     def reply(style: str) -> tuple[str, float]:
         pieces = list(narrator.stream(encoded, CAPTION_PROMPTS[style], max_new_tokens=MAX_TOKENS[style]))
         text = safety.redact(safety.people(safety.plain("".join(piece.text for piece in pieces))))
+        text = safety.sentence(safety.quoted(text) if style == "text" else text)
         return text, narrator.confidence_of([piece.confidence for piece in pieces])
 
     short, certainty = reply("short")

@@ -1,9 +1,9 @@
 """The assistant: questions about one or several photos, in memory only.
 
-Each question goes to the model alone, beside the one photo it is about: neither what was read in a picture nor an earlier
-answer ever becomes part of a prompt, so words printed in a picture can order nothing, and there is no hidden instruction that could
-leak. "Forget this photo" drops it with every answer about it, "forget everything" the rest. Caps bound photos, turns, words
-and seconds.
+Each question goes to the model alone, beside the one photo it is about: neither what was read in a picture nor an
+earlier answer ever becomes part of a prompt, so words printed in a picture can order nothing, and there is no hidden
+instruction that could leak. "Forget this photo" drops it with every answer about it, "forget everything" the rest.
+Caps bound photos, turns, words and seconds.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ class Assistant:
                     phase = update.pop("phase")
                     if looks and update.get("tier") == "sure":
                         update["tier"] = "unsure"
+                    if level == "hazard" and not question and update.get("notices") == []:
+                        update["notices"] = ["unseen"]
                     parts[-1] = {"photo": one.name, **update}
                     yield {"phase": "writing", "parts": list(parts)}
                 if phase == "stopped":

@@ -1,9 +1,9 @@
 """The captioner: a photo in, a description worth hearing out, one word at a time.
 
-The page sends the photo inside the event itself, so it is never a file here; the server decodes it, encodes it once, and keeps
-both in memory until the person says forget, closes the page, or goes away. Follow-up questions and "check again" reuse
-what is kept. The whole state of a request is sent each time (``Update``); the page draws it and announces it: once when
-work starts, once when it ends. Nothing the model writes is treated as markup.
+The page sends the photo inside the event itself, so it is never a file here; the server decodes it, encodes it once,
+and keeps both in memory until the person says forget, closes the page, or goes away. Follow-up questions and "check
+again" reuse what is kept. The whole state of a request is sent each time (``Update``); the page draws it and
+announces it: once when work starts, once when it ends. Nothing the model writes is treated as markup.
 """
 
 from __future__ import annotations
@@ -87,10 +87,12 @@ def narrate(
         # Only whole words are sent: up to the last space, and nothing that the next word may still change.
         whole = safety.settled(text[: text.rfind(" ") + 1])
         ready = finish(safety.plain(whole))
+        ready = ready[:1].upper() + ready[1:]
         if ready and ready != shown:
             shown = ready
             yield {"phase": "writing", "text": shown}
     final = finish(safety.plain(safety.settled(text) if phase == "stopped" else text))
+    final = final[:1].upper() + final[1:] if phase == "stopped" else safety.sentence(final)
     tier = quality.tier(narrator.confidence_of(values), held.flaws) if final else "unknown"
     yield {"phase": phase, "text": final, "tier": tier, "notices": list(safety.notices(final))}
 
@@ -159,6 +161,9 @@ class Captioner:
                 finish=finish,
             ):
                 held.text = update["text"]
+                if level == "hazard" and update.get("notices") == []:
+                    # "No danger seen" must never be heard as "there is no danger".
+                    update = {**update, "notices": ["unseen"]}
                 yield {**frame, **update}
 
         return guarded(work(), request, {"kind": "describe"})

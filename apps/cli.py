@@ -98,9 +98,17 @@ def _scenes(arguments: argparse.Namespace) -> int:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from mmslm.model.describe import describe_config
+    from mmslm.model import load_tier
+    from mmslm.model.configuration import MMSLMConfig
+    from mmslm.model.describe import describe_text
 
-    print(describe_config(arguments.config))
+    folder = Path(arguments.config)
+    if (folder / "config.json").is_file():
+        config = MMSLMConfig.from_pretrained(folder, local_files_only=True)
+        assert isinstance(config, MMSLMConfig)
+    else:
+        config = load_tier(arguments.config)
+    print(describe_text(config))
     return 0
 
 
@@ -182,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
     scenes.add_argument("--seed", type=int, default=0)
 
     describe = command("describe", _describe, "say what a model costs: parameters, bytes, FLOPs, cache")
-    describe.add_argument("config", help="a tier (nano, tiny, small), a YAML file, or a model's folder")
+    describe.add_argument("config", help="a tier (nano ...), a YAML file of one, or a model's folder")
     return top
 
 

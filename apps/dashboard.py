@@ -1,9 +1,10 @@
-"""The privacy dashboard: opens a report, a run (also one that is still going) or a folder of them, and checks the promise.
+"""The privacy dashboard: opens a report, a run (also one that is still going) or a folder of them, and checks the
+promise.
 
-Nothing is believed that can be computed again: epsilon over the rounds, every accountant's epsilon and what is left of the budget
-come from the ledger's events, and the audit's thirteen verdicts stand beside them. A file that was dropped on the page is
-kept in the scratch folder for as long as it is read. When the page can be reached from other machines, only what lies under the
-folders given at the start can be opened.
+Nothing is believed that can be computed again: epsilon over the rounds, every accountant's epsilon and what is left
+of the budget come from the ledger's events, and the audit's thirteen verdicts stand beside them. A file that was
+dropped on the page is kept in the scratch folder for as long as it is read. When the page can be reached from other
+machines, only what lies under the folders given at the start can be opened.
 """
 
 from __future__ import annotations
@@ -158,11 +159,11 @@ def _trajectory(
 ) -> tuple[Spent, ...]:
     """Epsilon over the rounds, recomputed from the ledger's events at no more than forty points."""
     from privacy.report.build import runs_over_time, trajectory_marks
-    from privacy.report.recompute import RecomputationError
+    from privacy.report.recompute import RecomputationError, merge
 
     if not events:
         return ()
-    marks = trajectory_marks(len(events))
+    marks = trajectory_marks(len(events), len(merge(events)) + sum(map(len, others)))
     points = []
     for mark, run in zip(marks, runs_over_time(events, marks), strict=True):
         with suppress(RecomputationError):
@@ -203,7 +204,9 @@ def _number(value: object) -> float | None:
 
 
 class Dashboard:
-    """The dashboard's requests. ``roots``: folders whose reports are offered; ``anywhere``: whether other paths may be opened."""
+    """The dashboard's requests. ``roots``: folders whose reports are offered; ``anywhere``: whether other paths may
+    be opened.
+    """
 
     def __init__(self, roots: Sequence[str | Path] = ("runs",), *, anywhere: bool = True) -> None:
         self.roots = [Path(root) for root in roots]

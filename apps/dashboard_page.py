@@ -1,7 +1,7 @@
 """What the dashboard shows, as HTML: every drawing has its table and one sentence that states the same number.
 
-Every text that comes out of a report is escaped; the page's own sentences are in the person's language, the report's and the
-audit's in English, and marked so for screen readers.
+Every text that comes out of a report is escaped; the page's own sentences are in the person's language, the report's
+and the audit's in English, and marked so for screen readers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def _one(opened: Opened, view: View, language: str) -> str:
     conclusion = opened.audit.conclusion if opened.audit else ""
     simulation = f'<p class="note advice">{escape(say("privacy.simulation", language))}</p>' if claim.simulation else ""
     banner = (
-        f'<section class="verdict {found}" aria-labelledby="report-h"><h2 id="report-h"><span class="mark" aria-hidden="true">{_sign(found)}</span>'
+        f'<section class="verdict {found}" aria-labelledby="report-h"><h2 id="report-h">'
+        f'<span class="mark" aria-hidden="true">{_sign(found)}</span>'
         f"{escape(say('privacy.outcome_' + found, language))}</h2>"
         f'<p lang="en" dir="ltr">{escape(opened.name)}: {escape(conclusion)}</p></section>'
     )
@@ -86,6 +87,11 @@ def _one(opened: Opened, view: View, language: str) -> str:
 
 def _card(name: str, title: str, body: str) -> str:
     return f'<section class="card" aria-labelledby="report-{name}"><h2 id="report-{name}">{escape(title)}</h2>{body}</section>'
+
+
+def _badge(found: str, language: str) -> str:
+    words = escape(say("verdict." + found, language))
+    return f'<span class="badge {found}"><span aria-hidden="true">{_sign(found)}</span> {words}</span>'
 
 
 def _sign(found: str) -> str:
@@ -191,7 +197,7 @@ def _audit(opened: Opened, language: str) -> str:
     )
     rows = "".join(
         f'<tr><th scope="row" lang="en" dir="ltr">{escape(CHECKS.get(check.id, check.id))}</th>'
-        f'<td><span class="badge {check.verdict}"><span aria-hidden="true">{_sign(check.verdict)}</span> {escape(say("verdict." + check.verdict, language))}</span></td>'
+        f"<td>{_badge(check.verdict, language)}</td>"
         f'<td lang="en" dir="ltr">{escape(check.reason)}</td></tr>'
         for check in opened.audit.checks
     )
@@ -270,7 +276,7 @@ def _compare(view: View, language: str) -> str:
         cells += ["–" if values.get(title) is None else f"{values[title]:.3g}" for title in titles]
         rows.append(
             f'<tr><th scope="row" dir="ltr">{escape(one.name)}</th>'
-            f'<td><span class="badge {found}"><span aria-hidden="true">{_sign(found)}</span> {escape(say("verdict." + found, language))}</span></td>'
+            f"<td>{_badge(found, language)}</td>"
             + "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)
             + "</tr>"
         )
@@ -323,8 +329,9 @@ def _plain(sentence: str) -> str:
 def _table(head: Iterable[str], rows: str, caption: str) -> str:
     columns = "".join(f'<th scope="col">{escape(title)}</th>' if title else "<td></td>" for title in head)
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption, quote=True)}"><table>'
-        f'<caption class="visually-hidden">{escape(caption)}</caption><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(caption, quote=True)}"><table>'
+        f'<caption class="visually-hidden">{escape(caption)}</caption>'
+        f"<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 

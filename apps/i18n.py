@@ -1,7 +1,8 @@
 """The words of the interface in six languages; one JSON file each under ``static/words``, English the master.
 
-``words()`` refuses a file that lacks a key, has one too many, or whose ``{placeholders}`` differ from English: a missing
-sentence is found when the app starts, never by the person who needed it. What the model says stays in its own language.
+``words()`` refuses a file that lacks a key, has one too many, or whose ``{placeholders}`` differ from English: a
+missing sentence is found when the app starts, never by the person who needed it. What the model says stays in its
+own language.
 """
 
 from __future__ import annotations

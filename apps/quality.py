@@ -1,9 +1,9 @@
 """How far a description may be trusted: flaws of the photo that a person can mend, and three tiers of confidence.
 
 ``flaws`` measures the picture itself (dark, bright, blurred, without contrast, almost nothing, too small, a strip);
-``tier`` turns the model's own confidence into words; ``compare`` marks the words on which several looks disagree. Percentages
-are never shown: people read them as promises (MacLeod et al., CHI 2017); marking disagreement is what helps people notice
-a false claim (Chen et al., ASSETS 2025).
+``tier`` turns the model's own confidence into words; ``compare`` marks the words on which several looks disagree.
+Percentages are never shown: people read them as promises (MacLeod et al., CHI 2017); marking disagreement is what
+helps people notice a false claim (Chen et al., ASSETS 2025).
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def measure(image: Image.Image) -> Measures:
 
 
 def flaws(image: Image.Image) -> tuple[str, ...]:
-    """The photo's flaws, the one to mend first first; empty when it is fine. A picture that shows nothing has only that one."""
+    """The photo's flaws, the one to mend first first; empty when it is fine. A picture that shows nothing has only
+    that one.
+    """
     m = measure(image)
     if m.spread < 0.02:
         return ("blank",)
@@ -97,8 +99,9 @@ def tier(certainty: float, found: Sequence[str] = ()) -> str:
 
 
 def looks(image: Image.Image) -> tuple[Image.Image, ...]:
-    """Four more looks at one photo, as another moment's photo might be: closer, shifted, lighter, darker. Never mirrored,
-    since left and right are part of a description."""
+    """Four more looks at one photo, as another moment's photo might be: closer, shifted, lighter, darker. Never
+    mirrored, since left and right are part of a description.
+    """
     width, height = image.size
     dx, dy = max(1, width // 16), max(1, height // 16)
     return (
@@ -110,16 +113,19 @@ def looks(image: Image.Image) -> tuple[Image.Image, ...]:
 
 
 _WORD = re.compile(r"\w+(?:['’]\w+)?|[^\w\s]")
-_SMALL_WORDS = frozenset(
-    "a an the is are was were be of in on at to and or with it its there this that these those some by for from as".split()
-)
+# fmt: off
+_SMALL_WORDS = frozenset([
+    "a", "an", "the", "is", "are", "was", "were", "be", "of", "in", "on", "at", "to", "and", "or", "with",
+    "it", "its", "there", "this", "that", "these", "those", "some", "by", "for", "from", "as",
+])
+# fmt: on
 
 
 def compare(text: str, others: Sequence[str]) -> tuple[list[tuple[str, bool]], str]:
     """Which words of ``text`` the other looks do not confirm.
 
-    Returns spans that join to ``text`` exactly, each with True where it is doubtful (missing in at least half of the others, small
-    words excepted), and "agree", "differ", or "nothing" when most of what it says is doubtful.
+    Returns spans that join to ``text`` exactly, each with True where it is doubtful (missing in at least half of the
+    others, small words excepted), and "agree", "differ", or "nothing" when most of what it says is doubtful.
     """
     if not others:
         return [(text, False)], "agree"

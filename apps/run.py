@@ -74,7 +74,8 @@ class Job:
         from federated.accounts import planned_noise
 
         noise = planned_noise(self.settings.federated)  # refuses an impossible budget before anything is written
-        mark, facts = self.folder / "run.json", {"config_hash": config_hash(self.settings)}
+        mark = self.folder / "run.json"
+        facts: dict[str, Any] = {"config_hash": config_hash(self.settings)}
         if mark.exists():
             found = _read_json(mark)
             if found.get("config_hash") != facts["config_hash"]:

@@ -28,6 +28,7 @@ from privacy.report import (
     now,
     write_report,
 )
+from privacy.report.models import NoiseKind
 from privacy.sampling import PoissonSampler
 
 KEY = "commitment.key"
@@ -41,7 +42,7 @@ def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: di
     ledger = Ledger.open(folder / LEDGER)
     rounds = len(ledger.events())
     simulation = federated.noise == "simulation"
-    randomness = "seeded (simulation)" if simulation else "csprng"
+    randomness: NoiseKind = "seeded (simulation)" if simulation else "csprng"
     sampler = PoissonSampler(federated.households, federated.sampling_rate, seed_or_generator=0 if simulation else None)
     report = build_report(
         ledger,

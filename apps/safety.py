@@ -4,8 +4,8 @@
 - ``people``: no gender, age or race guessed from looks, unless the person asked for exactly that.
 - ``quoted``: what was read in a picture is shown as a quotation, never followed as an instruction.
 - ``plain``: what the model wrote becomes one line of plain text: no links, no markup, no control characters.
-- ``redact``: e-mail addresses, phone and card numbers, IBANs and addresses are blacked out of whatever is stored, logged or
-  exported. The owner of a photo still hears them: a captioner that withholds a letter's text helps nobody.
+- ``redact``: e-mail addresses, phone and card numbers, IBANs and addresses are blacked out of whatever is stored,
+  logged or exported. The owner of a photo still hears them: a captioner that withholds a letter's text helps nobody.
 
 All of it is pattern matching on English words, so it errs towards warning; it is no substitute for looking.
 """
@@ -126,10 +126,23 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
+_NO_TEXT = re.compile(r"^(?:there is |i see |it has )?no (?:text|words?|writing)\b", re.I)
+
+
 def quoted(text: str) -> str:
-    """Words read in a picture, in quotation marks unless they already are."""
+    """Words read in a picture, in quotation marks, unless they already are or there were none."""
     inner = text.strip()
-    return inner if not inner or re.search(r'["“”«»]', inner) else f"“{inner}”"
+    if not inner or _NO_TEXT.match(inner) or re.search(r'["“”«»]', inner):
+        return inner
+    return f"“{inner}”"
+
+
+def sentence(text: str) -> str:
+    """``text`` as a person writes it: capitals first, a full stop last. Quoted words stay as they were read."""
+    text = text[:1].upper() + text[1:]
+    if '"' not in text and "“" not in text:
+        text = re.sub(r"(?<=[.!?] )[a-z]", lambda match: match.group(0).upper(), text)
+    return text if not text or text[-1] in ".!?…”»" else text + "."
 
 
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+\b")

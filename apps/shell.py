@@ -1,10 +1,10 @@
 """The shell around the apps: one page with its header, served from this machine with every privacy switch on.
 
-What it refuses: binding beyond loopback without a name and a password; requests for another host name (so that a web page
-elsewhere cannot reach us by renaming itself); uploads as files, and every other road by which Gradio would put something on
-the disk or fetch something; bodies larger than a photo needs. A content security policy forbids the page itself to load
-or send anything elsewhere. Gradio's scratch folder lies in memory where the system allows it, and goes when we go; what a killed
-process left is swept at the next start.
+What it refuses: binding beyond loopback without a name and a password; requests for another host name (so that a web
+page elsewhere cannot reach us by renaming itself); uploads as files, and every other road by which Gradio would put
+something on the disk or fetch something; bodies larger than a photo needs. A content security policy forbids the
+page itself to load or send anything elsewhere. Gradio's scratch folder lies in memory where the system allows it,
+and goes when we go; what a killed process left is swept at the next start.
 """
 
 from __future__ import annotations
@@ -358,8 +358,8 @@ def launch(
 ) -> None:
     """Serves the apps until Ctrl-C or SIGTERM. ``tell`` receives the lines for the person (default: standard output).
 
-    Raises ValueError for a host beyond loopback without ``auth`` ("NAME:PASSWORD"), FileNotFoundError where there is no model,
-    and OSError when the port is taken.
+    Raises ValueError for a host beyond loopback without ``auth`` ("NAME:PASSWORD"), FileNotFoundError where there is
+    no model, and OSError when the port is taken.
     """
     tell = tell or (lambda line: sys.stdout.write(line + "\n") and sys.stdout.flush())
     pair = credentials(host, auth)

@@ -36,7 +36,9 @@ def head() -> str:
 
 
 def markup(name: str, **parts: str) -> str:
-    """A page's static HTML with each ``@part`` replaced (``@camera`` by the camera of every photo page). Gradio reads it as a template, so its special marks are refused."""
+    """A page's static HTML with each ``@part`` replaced (``@camera`` by the camera of every photo page). Gradio
+    reads it as a template, so its special marks are refused.
+    """
     text = read(name)
     for key, value in {"camera": read("camera.html"), **parts}.items():
         text = text.replace(f"@{key}", value)

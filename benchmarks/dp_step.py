@@ -221,6 +221,8 @@ def _status(name: str) -> float:
 
 def _peak_child(model: str, engine: str, device: str, answer: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     torch.set_num_threads(1)
+    if engine.startswith("opacus"):
+        import opacus.optimizers  # noqa: F401 (its code is no part of a step's memory)
     gc.collect()
     if device != "cpu":
         ENGINES[engine](MODELS[model], device)()
@@ -235,7 +237,7 @@ def _peak_child(model: str, engine: str, device: str, answer: multiprocessing.Qu
 
 def peak(model: str, engine: str, device: str) -> float:
     """MiB at the peak of a first step, in a process of its own; NaN where this system cannot tell."""
-    context = multiprocessing.get_context("fork" if device == "cpu" else "spawn")
+    context = multiprocessing.get_context("spawn")  # a forked child may hang in the maths library
     answer = context.Queue()
     child = context.Process(target=_peak_child, args=(model, engine, device, answer))
     child.start()

@@ -12,12 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flwr.app import Context, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from federated import wire
 from federated.bench import Bench, Benches
+from federated.codecs import TopK, codec
 from federated.roster import device_number, introduce
+from federated.settings import FederatedConfig
+
+RESIDUAL = "residual"
 
 
 class BenchesByRun:
@@ -44,8 +50,10 @@ def client_app(open_bench: Callable[[Context], Bench]) -> ClientApp:
         vector, round_number, layout = wire.read_request(message)
         bench = benches.of(context)
         _check_layout(bench, layout)
-        delta, loss = bench.train(device_number(context), round_number, vector)
-        return wire.reply(delta, message, loss=None if bench.settings.private else loss)
+        device = device_number(context)
+        delta, loss = bench.train(device, round_number, vector)
+        update = _encode(delta, bench.settings, device, round_number, context)
+        return wire.reply(update, message, loss=None if bench.settings.private else loss)
 
     @flower_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -64,6 +72,19 @@ def client_app(open_bench: Callable[[Context], Bench]) -> ClientApp:
         return introduce(message, context)
 
     return flower_app
+
+
+def _encode(delta: Tensor, settings: FederatedConfig, device: int, round_number: int, context: Context) -> Array:
+    """The update as it travels. What top-k leaves out stays in the device's own state, for its next update."""
+    if settings.codec == "fp32":
+        return wire.to_array(delta)
+    kept = context.state.array_records.get(RESIDUAL)
+    way = codec(settings.codec, wire.from_array(kept[wire.DELTA], len(delta)) if kept is not None else None)
+    # Rounding needs no secrecy; drawn from (seed, device, round), it is the same in every runtime.
+    payload = way.encode(delta, np.random.default_rng([settings.seed, device, round_number]))
+    if isinstance(way, TopK) and way.residual is not None:
+        context.state[RESIDUAL] = ArrayRecord({wire.DELTA: wire.to_array(way.residual)})
+    return wire.pack(payload)
 
 
 def _check_layout(bench: Bench, layout: str) -> None:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from flwr.app import Message
 from torch import Tensor
 
+from federated.codecs import codec
+from federated.settings import CodecName
 from federated.vector import all_finite
-from federated.wire import DELTA, FACTS, UPDATE, from_array
+from federated.wire import DELTA, FACTS, UPDATE, from_array, unpack
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,14 @@ class Admitted:
     losses: tuple[float, ...]
 
 
-def admit(replies: Sequence[Message], asked: Mapping[str, int], dimension: int) -> Admitted:
+def admit(
+    replies: Sequence[Message], asked: Mapping[str, int], dimension: int, codec_name: CodecName = "fp32"
+) -> Admitted:
     """Sort replies into usable and not.
 
-    ``asked``: message id -> device, as the server sent them. Replies are matched by the id of the message that they
+    ``asked``: message id -> device, as the server sent them. ``codec_name``: how the run's updates travel.
+
+    Replies are matched by the id of the message that they
     answer, never by a sender's own claim (Flower's error replies carry the server's id as their source). A second reply
     to one message, a reply to none, and a device that did not answer are named too.
     """
@@ -58,7 +64,7 @@ def admit(replies: Sequence[Message], asked: Mapping[str, int], dimension: int) 
             rejections.append(Rejection(device, "it answered twice; the first answer counts"))
             continue
         answered.add(device)
-        reason, update = _judge(message, dimension)
+        reason, update = _judge(message, dimension, codec_name)
         if update is None:
             rejections.append(Rejection(device, reason))
             continue
@@ -77,7 +83,7 @@ def admit(replies: Sequence[Message], asked: Mapping[str, int], dimension: int) 
     )
 
 
-def _judge(message: Message, dimension: int) -> tuple[str, Tensor | None]:
+def _judge(message: Message, dimension: int, codec_name: CodecName) -> tuple[str, Tensor | None]:
     """(reason, None) for a reply that cannot be used, ("", update) for one that can."""
     if message.has_error():
         return f"it failed: {message.error.reason or f'error {message.error.code}'}", None
@@ -86,7 +92,10 @@ def _judge(message: Message, dimension: int) -> tuple[str, Tensor | None]:
         held = sorted(records) if records is not None else "no update"
         return f"its reply holds {held} where exactly one array {DELTA!r} is expected", None
     try:
-        update = from_array(records[DELTA], dimension)
+        if codec_name == "fp32":
+            update = from_array(records[DELTA], dimension)
+        else:
+            update = codec(codec_name).decode(unpack(records[DELTA], "uint8"), dimension)
     except (ValueError, TypeError) as error:
         return f"its update cannot be used: {error}", None
     if not all_finite(update):

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+CodecName = Literal["fp32", "bf16", "int8", "topk"]
 Scalar = bool | int | float | str
 _EMPTY: dict[str, Scalar] = {"noise-multiplier": 0.0, "adapters.layers": ""}  # what stands for None in the flat form
 
@@ -75,6 +76,7 @@ class FederatedConfig(Section):
     autocast: bool = Field(
         default=False, description="bfloat16 products in the local pass (twice as fast on a CPU); updates stay float32"
     )
+    codec: CodecName = Field(default="fp32", description="how updates travel; topk keeps a residual on the device")
     private: bool = Field(default=True, description="false: no clipping, no noise and no privacy claim (the ceiling)")
     clip_norm: float = Field(default=1.0, gt=0, description="C: L2 bound on one device's update")
     epsilon: float = Field(default=8.0, gt=0, le=1000, description="user-level budget")

@@ -8,56 +8,66 @@ from __future__ import annotations
 
 from functools import lru_cache
 from io import BytesIO
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import SType
+from numpy.typing import NDArray
 from torch import Tensor
 
 ADAPTERS, UPDATE, ROUND, FACTS, IDENTITY = "adapters", "update", "round", "facts", "identity"
 VECTOR, DELTA = "vector", "delta"
+_DESCR = {"float32": "<f4", "uint8": "|u1"}
 PARTITION, PARTITIONS = "partition-id", "num-partitions"
 
 TRAIN, EVALUATE, WHO = "train", "evaluate", "query.identity"
 
 
 @lru_cache(maxsize=8)
-def _header(dimension: int) -> bytes:
-    """What stands before the numbers in numpy's format, for ``dimension`` of float32. Making it takes longer than using
-    it, and all messages of a run share one.
+def _header(count: int, descr: str) -> bytes:
+    """What stands before the numbers in numpy's format. Making it takes longer than using it, and a run's messages share
+    one.
     """
     buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (dimension,)})
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": (count,)})
     return buffer.getvalue()
 
 
+def pack(values: NDArray[Any]) -> Array:
+    """A one-dimensional float32 or uint8 array as Flower's array (numpy's format, no pickle)."""
+    kind = str(values.dtype)
+    if values.ndim != 1 or kind not in _DESCR:
+        raise ValueError(f"an array of shape {values.shape} and {kind} was to travel; give [n] of float32 or uint8.")
+    return Array(kind, (len(values),), SType.NUMPY, _header(len(values), _DESCR[kind]) + values.tobytes())
+
+
+def unpack(array: Array, kind: Literal["float32", "uint8"], count: int | None = None) -> NDArray[Any]:
+    """The values [n] in ``array``; they share its bytes and are read-only.
+
+    Raises ValueError where the array is of another kind, has another length than ``count``, or holds other bytes than it
+    declares. What it declares is judged before its bytes are read.
+    """
+    shape = tuple(array.shape)
+    if array.dtype != kind or len(shape) != 1 or count not in (None, shape[0]):
+        wanted = "(n,)" if count is None else f"({count},)"
+        raise ValueError(f"the array is {array.dtype} of shape {shape}, and {wanted} of {kind} is expected")
+    header, dtype = _header(int(shape[0]), _DESCR[kind]), np.dtype(_DESCR[kind])
+    whole = len(header) + dtype.itemsize * shape[0]
+    if array.stype != SType.NUMPY or len(array.data) != whole or not array.data.startswith(header):
+        raise ValueError(f"the array's {len(array.data)} bytes are not what it declares ({shape[0]} of {kind})")
+    return np.frombuffer(array.data, dtype=dtype, offset=len(header))
+
+
 def to_array(vector: Tensor) -> Array:
-    """A vector ``[d]`` float32 as Flower's array (numpy's format, no pickle)."""
-    if vector.dim() != 1 or vector.dtype != torch.float32:
-        raise ValueError(
-            f"a vector of shape {tuple(vector.shape)} and {vector.dtype} was to travel; give [d] of float32."
-        )
-    numbers = np.ascontiguousarray(vector.detach().cpu().numpy())
-    return Array("float32", (len(numbers),), SType.NUMPY, _header(len(numbers)) + numbers.tobytes())
+    """A vector ``[d]`` float32 as Flower's array."""
+    return pack(vector.detach().cpu().numpy())
 
 
 def from_array(array: Array, dimension: int | None = None) -> Tensor:
-    """The vector ``[d]`` float32 in ``array``.
-
-    Raises ValueError where the array is anything else, or has another length than ``dimension``. What it declares is
-    judged before its bytes are read.
-    """
-    shape = tuple(array.shape)
-    if array.dtype != "float32" or len(shape) != 1 or dimension not in (None, shape[0]):
-        wanted = "(d,)" if dimension is None else f"({dimension},)"
-        raise ValueError(f"the array is {array.dtype} of shape {shape}, and {wanted} of float32 is expected")
-    header = _header(int(shape[0]))
-    if array.stype != SType.NUMPY or len(array.data) != len(header) + 4 * shape[0] or not array.data.startswith(header):
-        raise ValueError(
-            f"the array's {len(array.data)} bytes are not what it declares ({shape[0]} numbers of float32)"
-        )
-    return torch.from_numpy(np.frombuffer(array.data, dtype=np.float32, offset=len(header)).copy())
+    """The vector ``[d]`` float32 in ``array``. Raises ValueError as ``unpack``."""
+    return torch.from_numpy(unpack(array, "float32", dimension).copy())
 
 
 def request(vector: Array, round_number: int, layout: str) -> RecordDict:
@@ -91,9 +101,9 @@ def read_request(message: Message) -> tuple[Tensor, int, str]:
     return from_array(array), number, layout
 
 
-def reply(delta: Tensor, message: Message, *, loss: float | None = None) -> Message:
+def reply(update: Array, message: Message, *, loss: float | None = None) -> Message:
     """A device's answer. ``loss`` is given only by runs that claim no privacy."""
-    content = RecordDict({UPDATE: ArrayRecord({DELTA: to_array(delta)})})
+    content = RecordDict({UPDATE: ArrayRecord({DELTA: update})})
     if loss is not None:
         content[FACTS] = MetricRecord({"loss": loss})
     return Message(content, reply_to=message)

@@ -92,7 +92,7 @@ class Batches:
                 ids += spelled
                 weights += [strength * weight / len(spelled)] * len(spelled)
         with torch.no_grad():
-            table = self.model.get_input_embeddings().weight
+            table = self._table()
             spread = float(table.square().mean().sqrt())
             noise = dice.standard_normal((len(chosen) * count, table.shape[1]), dtype=np.float32)
             features = torch.from_numpy(noise) * (0.5 * spread)
@@ -118,7 +118,7 @@ class Batches:
         tokens about as long as embeddings are.
         """
         with torch.no_grad():
-            table = self.model.get_input_embeddings().weight
+            table = self._table()
             words = torch.stack([table[self._words(word)].mean(0) for word in SPELLED])
             words = words / words.square().mean(1, keepdim=True).sqrt()
             usual = table.square().mean().sqrt()
@@ -127,6 +127,12 @@ class Batches:
         heard = (features / loudness) @ words.T.float() / features.shape[2]  # correlation, -1 to 1
         wrong = F.binary_cross_entropy_with_logits(14.0 * heard - 4.0, spelled.float(), reduction="none").sum(2).mean(1)
         return wrong + (loudness / (1.5 * usual)).log().square().mean((1, 2))
+
+    def _table(self) -> Tensor:
+        """The word embeddings, [V, D]."""
+        table = self.model.get_input_embeddings().weight
+        assert isinstance(table, Tensor)
+        return table
 
     def _words(self, text: str) -> list[int]:
         # Prompts and words repeat endlessly; each is encoded once.

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from mmslm.base_batches import Batches
 from mmslm.config import BaseRecipe, ConfigError, config_hash
 from mmslm.data.public_split import CELL, ImaginedScene, PublicPhotos, draw_public_photos, imagined_scene
-from mmslm.model.configuration import MMSLMConfig, MMSLMTextConfig, MMSLMVisionConfig
+from mmslm.model import load_tier
 from mmslm.model.modeling import MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor
 from mmslm.tokenizer import MMSLMTokenizer, train_tokenizer
@@ -43,13 +44,13 @@ def train_base(recipe: BaseRecipe, out: Path) -> str:
     tokenizer = _tokenizer(recipe, out, photos, imagined)
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.optimisation.threads)
-    model = MMSLMForConditionalGeneration(
-        MMSLMConfig(
-            text_config=MMSLMTextConfig(vocab_size=len(tokenizer)).to_dict(),
-            vision_config=MMSLMVisionConfig(image_size=recipe.scenes.size).to_dict(),
-            image_token_id=tokenizer.image_token_id,
+    config = load_tier(recipe.tier, vocab_size=len(tokenizer))
+    if config.vision.image_size != recipe.scenes.size:
+        raise ConfigError(
+            f"scenes.size is {recipe.scenes.size}, but the tier {recipe.tier} sees {config.vision.image_size} pixels a side; "
+            "give that size."
         )
-    ).train()
+    model = MMSLMForConditionalGeneration(config).train()
     processor = MMSLMProcessor.build(tokenizer, model.config)
     _train(recipe, out, model, Batches(recipe, photos, imagined, processor, model))
 
@@ -71,11 +72,15 @@ def _data(recipe: BaseRecipe, out: Path) -> tuple[PublicPhotos, list[ImaginedSce
             size=scenes.size,
             seed=scenes.seed,
             workers=recipe.optimisation.threads,
-            progress=bar.update,
+            progress=lambda more: _advance(bar, more),
         )
     side = scenes.size // CELL
     indices = tqdm(range(scenes.imagined), desc="imagined scenes", unit="")
     return photos, [imagined_scene(index, scenes.seed, side) for index in indices]
+
+
+def _advance(bar: tqdm, more: int) -> None:
+    bar.update(more)
 
 
 def _tokenizer(recipe: BaseRecipe, out: Path, photos: PublicPhotos, imagined: list[ImaginedScene]) -> MMSLMTokenizer:
@@ -108,7 +113,7 @@ def _train(recipe: BaseRecipe, out: Path, model: MMSLMForConditionalGeneration, 
         tqdm(total=settings.steps, initial=first, desc="base model", unit="step") as bar,
         (out / "loss.jsonl").open("a") as log,
     ):
-        record = _recorder(bar, lambda line: (log.write(line + "\n"), log.flush()))
+        record = _recorder(bar, log)
 
         def on_step(progress: Progress) -> None:
             record(progress)
@@ -126,7 +131,7 @@ def _train(recipe: BaseRecipe, out: Path, model: MMSLMForConditionalGeneration, 
         )
 
 
-def _recorder(bar: tqdm, write: Callable[[str], object]) -> Callable[[Progress], None]:
+def _recorder(bar: tqdm, log: TextIO) -> Callable[[Progress], None]:
     began, recent = time.monotonic(), list[float]()
 
     def record(progress: Progress) -> None:
@@ -136,9 +141,9 @@ def _recorder(bar: tqdm, write: Callable[[str], object]) -> Callable[[Progress],
             mean = sum(recent) / len(recent)
             recent.clear()
             bar.set_postfix(loss=f"{mean:.3f}")
-            write(
-                json.dumps({"step": progress.step, "loss": round(mean, 4), "seconds": round(time.monotonic() - began)})
-            )
+            seconds = round(time.monotonic() - began)
+            log.write(json.dumps({"step": progress.step, "loss": round(mean, 4), "seconds": seconds}) + "\n")
+            log.flush()
 
     return record
 

@@ -130,6 +130,8 @@ def text_config(source: LanguageSource, vocab_size: int) -> MMSLMTextConfig:
 def load_language(model: MMSLMForConditionalGeneration, source: LanguageSource) -> None:
     """Put the checkpoint's weights into the model; rows of new tokens start at the mean of the old ones.
 
+    Where the checkpoint's embedding is longer than its vocabulary, new tokens take those rows as they are.
+
     Raises ValueError for a parameter that one of the two does not have.
     """
     language = model.model.language_model

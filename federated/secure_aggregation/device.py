@@ -71,7 +71,13 @@ class Device:
     """
 
     def __init__(
-        self, number: int, identity: Identity, directory: Mapping[int, bytes], session: bytes, ring: Ring, threshold: int
+        self,
+        number: int,
+        identity: Identity,
+        directory: Mapping[int, bytes],
+        session: bytes,
+        ring: Ring,
+        threshold: int,
     ) -> None:
         if directory.get(number) != identity.public:
             raise ValueError(f"the directory has another identity for device {number}; enrol the device again.")
@@ -88,15 +94,16 @@ class Device:
 
     def advertise(self) -> Advert:
         """Stage 1: the session's public keys, signed."""
-        self._enter("advertise", "share")
+        self._enter("advertise")
         encryption = self._encryption.public_key().public_bytes_raw()
         masking = self._masking.public_key().public_bytes_raw()
         signed = statement("keys", self._session, self.number, encryption, masking)
+        self._stage = "share"
         return Advert(encryption, masking, self._identity.sign(signed))
 
     def share(self, adverts: Mapping[int, Advert]) -> dict[int, bytes]:
         """Stage 2: shares of this device's two secrets, encrypted to each of the others: number -> ciphertext."""
-        self._enter("share", "masked")
+        self._enter("share")
         self._enough(len(adverts), "advertised keys")
         if self.number not in adverts:
             raise SecureAggregationError(f"device {self.number} was left out of the list of keys; it takes no part.")
@@ -117,37 +124,42 @@ class Device:
             header = statement("shares", self._session, self.number, number)
             # A key of its own for each direction and session seals exactly one message, so the nonce may be zero.
             post[number] = ChaCha20Poly1305(self._post_key(number, sender=self.number)).encrypt(bytes(12), both, header)
+        self._stage = "masked"
         return post
 
     def masked(self, vector: NDArray[np.floating], post: Mapping[int, bytes]) -> Words:
         """Stage 3: the vector in the ring plus its masks, [d] words. ``post``: sender -> ciphertext to this device."""
-        self._enter("masked", "confirm")
+        self._enter("masked")
         unknown = set(post) - set(self._adverts)
         if unknown or self.number in post:
-            raise SecureAggregationError(f"post came from {sorted(unknown) or self.number}, which advertised no keys here.")
+            raise SecureAggregationError(
+                f"post came from {sorted(unknown) or self.number}, which advertised no keys here."
+            )
         self._enough(len(post) + 1, "devices that shared their secrets")
         self._post = dict(post)
         words = self._ring.encode(vector) + expand(self._own_mask, self._ring.dimension)
         for other in sorted(post):
-            key = agree(
-                self._masking, self._adverts[other].masking, "mask", self._session, self.number, other
-            )
+            key = agree(self._masking, self._adverts[other].masking, "mask", self._session, self.number, other)
             mask = expand(key, self._ring.dimension)
             words = words + mask if self.number < other else words - mask
+        self._stage = "confirm"
         return words
 
     def confirm(self, survivors: frozenset[int]) -> bytes:
         """Stage 4: a signature under who is still there."""
-        self._enter("confirm", "unmask")
+        self._enter("confirm")
         if self.number not in survivors or not survivors <= set(self._post) | {self.number}:
-            raise SecureAggregationError("the server's list of survivors lacks this device or names one that never shared.")
+            raise SecureAggregationError(
+                "the server's list of survivors lacks this device or names one that never shared."
+            )
         self._enough(len(survivors), "survivors")
         self._survivors = frozenset(survivors)
+        self._stage = "unmask"
         return self._identity.sign(survivors_statement(self._session, survivors))
 
     def unmask(self, signatures: Mapping[int, bytes]) -> Unmasking:
         """Stage 5: the shares that the sum needs, after t survivors have signed the list that this device signed."""
-        self._enter("unmask", "done")
+        self._enter("unmask")
         agreed = survivors_statement(self._session, self._survivors)
         valid = [
             number
@@ -162,6 +174,7 @@ class Device:
                 own_masks[sender] = mask_share
             else:
                 masking_keys[sender] = key_share
+        self._stage = "done"
         return Unmasking(own_masks, masking_keys)
 
     def _open(self, sender: int) -> tuple[bytes, bytes]:
@@ -170,7 +183,9 @@ class Device:
         else:
             header = statement("shares", self._session, sender, self.number)
             try:
-                both = ChaCha20Poly1305(self._post_key(sender, sender=sender)).decrypt(bytes(12), self._post[sender], header)
+                both = ChaCha20Poly1305(self._post_key(sender, sender=sender)).decrypt(
+                    bytes(12), self._post[sender], header
+                )
             except InvalidTag:
                 raise SecureAggregationError(
                     f"the post of device {sender} to device {self.number} was altered, swapped or replayed."
@@ -183,17 +198,19 @@ class Device:
         stage = "post to the higher number" if sender < max(other, self.number) else "post to the lower number"
         return agree(self._encryption, self._adverts[other].encryption, stage, self._session, self.number, other)
 
-    def _enter(self, stage: str, following: str) -> None:
+    def _enter(self, stage: str) -> None:
         if self._stage != stage:
             raise SecureAggregationError(
                 f"device {self.number} was asked for {stage!r} and is at {self._stage!r}; each step is done once, in order."
             )
-        self._stage = following
+        # Whatever is refused on the way leaves it so; a step that succeeds names the next one.
+        self._stage = "refused"
 
     def _enough(self, count: int, what: str) -> None:
         if count < self._threshold:
-            self._stage = "refused"
-            raise SecureAggregationError(f"there are {count} {what} and {self._threshold} are needed; the sum is given up.")
+            raise SecureAggregationError(
+                f"there are {count} {what} and {self._threshold} are needed; the sum is given up."
+            )
 
 
 def check_session(session: bytes, threshold: int, members: int) -> None:

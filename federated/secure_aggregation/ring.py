@@ -66,5 +66,7 @@ class Ring:
     def decode(self, words: Words) -> NDArray[np.float64]:
         """The sum [d] that ``words [d]`` hold."""
         if words.dtype != np.uint32 or words.shape != (self.dimension,):
-            raise ValueError(f"the sum has shape {words.shape} of {words.dtype}; ({self.dimension},) of uint32 is expected.")
+            raise ValueError(
+                f"the sum has shape {words.shape} of {words.dtype}; ({self.dimension},) of uint32 is expected."
+            )
         return words.view(np.int32).astype(np.float64) / self.scale

@@ -24,7 +24,9 @@ def split(secret: bytes, points: Sequence[int], threshold: int) -> dict[int, byt
     if len(set(points)) != len(points) or not points or min(points) < 1:
         raise ValueError("shares are made for distinct points from 1 up; a point of 0 would be the secret itself.")
     if not 1 <= threshold <= len(points):
-        raise ValueError(f"a threshold of {threshold} with {len(points)} shares cannot be met; give 1 to {len(points)}.")
+        raise ValueError(
+            f"a threshold of {threshold} with {len(points)} shares cannot be met; give 1 to {len(points)}."
+        )
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
     return {point: _evaluate(coefficients, point).to_bytes(SHARE_BYTES, "big") for point in points}
 

@@ -96,7 +96,7 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
 def compute_type(x: Tensor) -> Tensor:
     """x in autocast's type where autocast is on, so that the projections that share x convert it once."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         return x.to(torch.get_autocast_dtype(kind))
     return x
 

@@ -5,13 +5,35 @@ that cannot work (heads that do not divide the width, an image that does not div
 that do not exist) with one sentence that names the field, what was given and what is expected.
 """
 
-from typing import Any, Literal
+import functools
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+ConfigClass = TypeVar("ConfigClass", bound=type)
 
+
+def plain_errors(config: ConfigClass) -> ConfigClass:
+    """Make a strict configuration raise ValueError with our own sentence instead of a wrapper around it."""
+    strict_init = config.__init__  # type: ignore[misc]
+
+    @functools.wraps(strict_init)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            strict_init(self, *args, **kwargs)
+        except StrictDataclassClassValidationError as error:
+            raise ValueError(str(error.__cause__)) from error
+        except StrictDataclassError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+
+    config.__init__ = init  # type: ignore[misc]
+    return config
+
+
+@plain_errors
 @strict
 class MMSLMTextConfig(PreTrainedConfig):
     """The compact language model: RMSNorm, RoPE, grouped-query attention, SwiGLU (the Llama layout).
@@ -95,6 +117,7 @@ class MMSLMTextConfig(PreTrainedConfig):
             )
 
 
+@plain_errors
 @strict
 class MMSLMVisionConfig(PreTrainedConfig):
     """The image front end. `kind` chooses it; the other fields size it.
@@ -166,6 +189,7 @@ class MMSLMVisionConfig(PreTrainedConfig):
             )
 
 
+@plain_errors
 @strict
 class MMSLMConfig(PreTrainedConfig):
     """A whole model: language model, image front end, projector, and (if any) image experts.

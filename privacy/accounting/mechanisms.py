@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privacy.events import (
     Adjacency,
@@ -115,27 +115,27 @@ def _same(what: str, values: set[str]) -> None:
 
 def _mechanism(event: GaussianRelease) -> Mechanism:
     """The mechanism of one release whose records are drawn anew at each step."""
-    sampling, replace = event.sampling, event.adjacency == "replace_one"
+    sampling, replaced = event.sampling, event.adjacency == "replace_one"
     sigma = event.noise_multiplier / event.sensitivity
     scheme, group = sampling.scheme, event.contributions_per_unit
     if scheme == "poisson" and sampling.probability < 1.0:
-        return Poisson(sampling.probability, sigma, group, replace)
+        return Poisson(sampling.probability, sigma, group, replaced)
     if scheme == "truncated_poisson":
         assert sampling.population is not None and sampling.max_batch is not None
         if sampling.max_batch >= sampling.population:  # nothing can be cut off
             if sampling.probability < 1.0:
-                return Poisson(sampling.probability, sigma, group, replace)
+                return Poisson(sampling.probability, sigma, group, replaced)
             return Gaussian(event.distance / event.noise_multiplier)
         if group > 1:
             raise UnsupportedEvent(
                 f"truncated Poisson sampling with {group} records per unit has no proven bound here; sample units, "
                 "or do not truncate."
             )
-        return TruncatedPoisson(sampling.probability, sampling.population, sampling.max_batch, sigma, replace)
+        return TruncatedPoisson(sampling.probability, sampling.population, sampling.max_batch, sigma, replaced)
     if scheme == "fixed_size_without_replacement":
         assert sampling.population is not None and sampling.batch is not None
         if sampling.batch < sampling.population:
-            if not replace:
+            if not replaced:
                 raise UnsupportedEvent(
                     f"fixed-size sampling was stated under {event.adjacency}; its batches have a size that only "
                     "replace_one leaves alone, so state replace_one."
@@ -214,3 +214,36 @@ def resolve(events: Iterable[Event]) -> Composition:
     adjacency: Adjacency = adjacencies.pop() if adjacencies else "add_or_remove_one"  # type: ignore[assignment]
     unit: Unit = units.pop() if units else "example"  # type: ignore[assignment]
     return Composition(parts, adjacency, unit)
+
+
+def condense(composition: Composition, most: int = 64) -> Composition:
+    """The composition with at most about `most` noise levels per kind of sampling; unchanged where it has no more.
+
+    A run whose noise changes at every step would cost a numerical accountant one distribution per step. Steps that
+    differ in their noise only are put into `most` classes of equal width in log sigma, and each class is charged at
+    its own least
+    noise: an upper bound, since less noise can only tell more (add the difference afterwards).
+    """
+    if len(composition.parts) <= most:
+        return composition
+    families: dict[Mechanism, list[tuple[float, int]]] = {}
+    counts: dict[Mechanism, int] = {}
+    for mechanism, count in composition.parts:
+        if isinstance(mechanism, Gaussian):
+            counts[mechanism] = counts.get(mechanism, 0) + count
+        else:
+            families.setdefault(replace(mechanism, sigma=1.0), []).append((mechanism.sigma, count))
+    for family, members in families.items():
+        assert not isinstance(family, Gaussian)
+        low, high = min(sigma for sigma, _ in members), max(sigma for sigma, _ in members)
+        width = math.log(high / low) / most
+        classes: dict[int, tuple[float, int]] = {}
+        for sigma, count in members:
+            place = min(most - 1, int(math.log(sigma / low) / width)) if width > 0.0 else 0
+            least, total = classes.get(place, (math.inf, 0))
+            classes[place] = (min(least, sigma), total + count)
+        for sigma, count in classes.values():
+            charged = replace(family, sigma=sigma)
+            counts[charged] = counts.get(charged, 0) + count
+    parts = tuple(sorted(counts.items(), key=lambda item: repr(item[0])))
+    return replace(composition, parts=parts)

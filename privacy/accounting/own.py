@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from privacy.accounting.discretise import Array, LossGrid, loss_grids
-from privacy.accounting.mechanisms import AccountingError, Composition, Gaussian, Mechanism
+from privacy.accounting.mechanisms import AccountingError, Composition, Gaussian, Mechanism, condense
 
 _WIDTH = 14.0  # standard deviations of the tilted composition on either side of its centre
 _MAX_FFT = 1 << 24
@@ -308,6 +308,7 @@ def own_epsilon(composition: Composition, delta: float, *, tolerance: float = 2e
     _check(delta, tolerance)
     if composition.empty:
         return 0.0
+    composition = condense(composition)
     _refuse_hopeless(composition)
     spacing = _spacing(composition, tolerance, delta=delta, epsilon=None)
     return max(_direction(parts, delta=delta, epsilon=None) for parts in _parts(composition, spacing))
@@ -320,6 +321,7 @@ def own_delta(composition: Composition, epsilon: float, *, tolerance: float = 2e
         raise AccountingError(f"epsilon is {epsilon}; expected a finite number of at least 0.")
     if composition.empty:
         return 0.0
+    composition = condense(composition)
     _refuse_hopeless(composition)
     spacing = _spacing(composition, tolerance, delta=None, epsilon=epsilon)
     return max(_direction(parts, delta=None, epsilon=epsilon) for parts in _parts(composition, spacing))

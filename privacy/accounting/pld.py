@@ -21,6 +21,7 @@ from privacy.accounting.mechanisms import (
     Poisson,
     TruncatedPoisson,
     UnsupportedEvent,
+    condense,
 )
 from privacy.accounting.pairs import binomial
 
@@ -95,6 +96,7 @@ def pld_epsilon(composition: Composition, delta: float, *, interval: float = INT
     """
     if composition.empty:
         return 0.0
+    composition = condense(composition)
     step = _interval(composition, interval)
     return max(float(_composed(size, step).get_epsilon_for_delta(delta)) for size in _sizes(composition))
 
@@ -103,5 +105,6 @@ def pld_delta(composition: Composition, epsilon: float, *, interval: float = INT
     """Upper bound on delta at epsilon. Raises as `pld_epsilon`."""
     if composition.empty:
         return 0.0
+    composition = condense(composition)
     step = _interval(composition, interval)
     return max(float(_composed(size, step).get_delta_for_epsilon(epsilon)) for size in _sizes(composition))

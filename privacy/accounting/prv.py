@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from privacy.accounting.mechanisms import AccountingError, Composition, Gaussian, Poisson, UnsupportedEvent
+from privacy.accounting.mechanisms import AccountingError, Composition, Gaussian, Poisson, UnsupportedEvent, condense
 
 EPS_ERROR = 0.01
 
@@ -39,7 +39,7 @@ def prv_epsilon(composition: Composition, delta: float, *, eps_error: float = EP
     """
     if composition.empty:
         return 0.0
-    history = _history(composition)
+    history = _history(condense(composition))
     import numpy as np
     from opacus.accountants import PRVAccountant
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from privacy.audit.evidence import Evidence
 from privacy.audit.result import Check, Verdict, worst
 from privacy.events import GaussianRelease, Unaccountable
-from privacy.report.build import CURVES, TRAJECTORY_POINTS, TRAJECTORY_WORK, runs_over_time
+from privacy.report.build import TRAJECTORY_POINTS, TRAJECTORY_WORK, runs_over_time
 from privacy.report.models import EmpiricalAudit
 from privacy.report.recompute import (
     ACCOUNTANTS,
+    CURVES,
     TOLERANCE,
     Pricer,
     RecomputationError,
@@ -114,7 +115,7 @@ def _stated_curves(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
     assert evidence.events is not None
     try:
         for point in claim.profile:
-            delta = pricer.delta(evidence.runs, point.epsilon, CURVES)
+            delta = pricer.curve_delta(evidence.runs, point.epsilon)
             if point.delta < delta * (1 - _STATED) - 1e-15:
                 yield (
                     "fail",
@@ -122,7 +123,7 @@ def _stated_curves(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
                 )
                 break
         if claim.gdp is not None:
-            mu, _ = pricer.gdp(evidence.runs, min(claim.delta, 0.05), CURVES)
+            mu, _ = pricer.gdp(evidence.runs, min(claim.delta, 0.05), CURVES[0])
             if claim.gdp.mu < mu * (1 - _STATED):
                 yield "fail", f"The summary says mu {claim.gdp.mu:.4g}; the events need {mu:.4g}."
         marks = [point.releases for point in claim.trajectory]
@@ -134,7 +135,7 @@ def _stated_curves(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
             return
         runs = runs_over_time(evidence.events, marks)
         for spent, run, mark in zip(claim.trajectory, runs, marks, strict=True):
-            value = pricer.epsilon([run, *evidence.runs[1:]], claim.delta, CURVES)
+            value = pricer.curve_epsilon([run, *evidence.runs[1:]], claim.delta)
             step = evidence.steps[mark - 1]
             if abs(spent.epsilon - value) > _STATED * value + 1e-9 or spent.step != step:
                 said = f"{spent.epsilon:.6g} (step {spent.step})"
@@ -177,9 +178,7 @@ def check_empirical(evidence: Evidence, pricer: Pricer) -> Check:
         limit = claim.epsilon
         if item.delta < claim.delta:  # a smaller delta allows a larger epsilon: ask the accountant there
             try:
-                limit = (
-                    max(limit, pricer.epsilon(evidence.runs, item.delta, CURVES)) if item.delta > 0 else float("inf")
-                )
+                limit = max(limit, pricer.curve_epsilon(evidence.runs, item.delta)) if item.delta > 0 else float("inf")
             except RecomputationError:
                 limit = float("inf")
         if item.v > item.r or item.r > item.m or item.m > _MOST_CANARIES:

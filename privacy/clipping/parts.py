@@ -233,6 +233,10 @@ class HalfGram:
         for piece, (left, right) in zip(self.pieces, self._strips(_wide(z)), strict=True):
             piece.baddbmm_(left, right)
 
+    def diagonal(self) -> Tensor:
+        """[B, T]."""
+        return torch.cat([piece.diagonal(dim1=1, dim2=2) for piece in self.pieces], dim=1)
+
     def dot(self, other: HalfGram) -> Tensor:
         """[B] fp64: blocks on the diagonal once, the others twice."""
         result = torch.zeros(self.batch, dtype=torch.float64, device=self.pieces[0].device)
@@ -244,13 +248,29 @@ class HalfGram:
         return result
 
 
-def linear_squared_norms(parts: Sequence[LinearPart]) -> Tensor:
-    """Sum of the squared norms of linear parts that share one x (q, k, v; gate and up), [B] fp64."""
+def linear_squared_norms(parts: Sequence[LinearPart]) -> tuple[Tensor, Tensor]:
+    """Sum of the squared norms of linear parts that share one x (q, k, v; gate and up), and the size of its summands.
+
+    Both [B] fp64. The second is (sum_t |x_t| |g_t|)^2: times the fp32 unit it is the size of the first one's rounding
+    error, which matters where tokens cancel.
+    """
     inputs = HalfGram(parts[0].x)
     outputs = HalfGram(parts[0].g)
     for part in parts[1:]:
         outputs.add_(part.g)
-    return inputs.dot(outputs)
+    size = (inputs.diagonal() * outputs.diagonal()).sqrt().sum(dim=1, dtype=torch.float64).square()
+    return inputs.dot(outputs), size
+
+
+def exact_squared_norms(parts: Sequence[LinearPart], rows: Tensor) -> Tensor:
+    """As `linear_squared_norms`, in fp64, for the samples `rows` [K] only: [K]."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    x = parts[0].x[rows].double()
+    inputs = torch.bmm(x, x.transpose(1, 2))
+    for part in parts:
+        g = part.g[rows].double()
+        total += (inputs * torch.bmm(g, g.transpose(1, 2))).sum(dim=(1, 2))
+    return total
 
 
 def formed_squared_norm(part: LinearPart) -> Tensor:

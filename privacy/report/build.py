@@ -38,6 +38,7 @@ from privacy.report.models import (
     Verification,
 )
 from privacy.report.recompute import (
+    CURVES,
     TOLERANCE,
     Pricer,
     RecomputationError,
@@ -50,7 +51,6 @@ from privacy.report.recompute import (
 TRAJECTORY_POINTS = 40
 TRAJECTORY_WORK = 2000  # points of the trajectory times different mechanisms
 PROFILE_POINTS = 24
-CURVES = "own"  # the accountant behind profile and trajectory: the only one that is both quick and exact at every delta
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def _profile(runs: Sequence[Run], claim: Claim, pricer: Pricer) -> list[Point]:
     points: list[Point] = []
     for epsilon in profile_epsilons(claim.epsilon):
         with suppress(RecomputationError):
-            points.append(Point(epsilon=epsilon, delta=min(1.0, pricer.delta(runs, epsilon, CURVES))))
+            points.append(Point(epsilon=epsilon, delta=min(1.0, pricer.curve_delta(runs, epsilon))))
     return points
 
 
@@ -286,14 +286,14 @@ def _trajectory(ledger: Ledger, others: Sequence[Run], claim: Claim, pricer: Pri
     points: list[Spent] = []
     for mark, run in zip(marks, runs_over_time(events, marks), strict=True):
         with suppress(RecomputationError):
-            epsilon = pricer.epsilon([run, *others], claim.delta, CURVES)
+            epsilon = pricer.curve_epsilon([run, *others], claim.delta)
             points.append(Spent(step=steps[mark - 1], releases=mark, epsilon=epsilon))
     return points
 
 
 def _gdp(runs: Sequence[Run], claim: Claim, pricer: Pricer) -> Gdp | None:
     with suppress(RecomputationError):
-        mu, regret = pricer.gdp(runs, min(claim.delta, 0.05), CURVES)
+        mu, regret = pricer.gdp(runs, min(claim.delta, 0.05), CURVES[0])
         return Gdp(mu=mu, fit_error=regret)
     return None
 

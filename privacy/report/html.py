@@ -1,19 +1,20 @@
-"""report.html: one self-contained page that tells a person affected what the claim means, and an expert what it rests on.
+"""report.html: one self-contained page, for a person affected what the claim means, for an expert what it rests on.
 
-No script, no network (a content security policy says so to the browser), no font to fetch; it follows the reader's light
-or dark scheme, prints, and can be read by ear: landmarks, one heading per section, every drawing with its table.
+No script, no network (a content security policy says so to the browser), no font to fetch; it follows the reader's
+light or dark scheme, prints, and can be read by ear: landmarks, one heading per section, every drawing with its table.
 Every text from the report is escaped. It does not show the annex.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
 from privacy.report.charts import bar, curve_chart, hundred, line_chart
 from privacy.report.models import Outside, Report
-from privacy.report.words import grade, in_a_hundred, meaning, one_in
+from privacy.report.words import grade, in_a_hundred, meaning, one_in, upward
 
 ADJACENCY = {
     "add_or_remove_one": "with and without one {unit}",
@@ -125,7 +126,7 @@ def _answer(report: Report) -> str:
         right,
         name="guess",
         title=f"The best possible guesser is right at most {in_a_hundred(sense.best_guess)} times",
-        description=f"A hundred dots: 50 pale ones for pure luck, up to {right - 50} dark ones that the guesser may gain.",
+        description=f"A hundred dots: 50 plain ones for luck, at most {right - 50} ringed ones that a guesser may gain.",
     )
     example = (
         " A single photo is protected, not a person: somebody who gave several photos has less protection than this."
@@ -137,12 +138,12 @@ def _answer(report: Report) -> str:
 <h2 id="short">The short answer</h2>
 <p class="number">at most {in_a_hundred(sense.best_guess)} <small>guesses right; luck alone gives 50</small></p>
 <p>Imagine that a coin decides whether {escape(_whose(report))}. Somebody then studies everything that was
-released, with any method, any computer and any other knowledge about the world. They can guess what the coin said in at most
-<strong>{in_a_hundred(sense.best_guess)}</strong> cases.{example}</p>
-<figure>{picture}<figcaption>Pale: right by luck. Dark: the most that the release can add.
+released, with any method, any computer and any other knowledge about the world. In at most
+<strong>{in_a_hundred(sense.best_guess)}</strong> cases can they tell what the coin said.{example}</p>
+<figure>{picture}<figcaption>Plain: right by luck. Ringed: the most that the release can add.
 Empty: wrong all the same.</figcaption></figure>
-<p class="soft">The formal promise is ε = {claim.epsilon:.4g} at δ = {claim.delta:.2g}: a <strong>{word}</strong> guarantee.
-{escape(why)}</p>
+<p class="soft">The formal promise is ε = {upward(claim.epsilon)} at δ = {claim.delta:.2g}: a
+<strong>{word}</strong> guarantee. {escape(why)}</p>
 </div></section>"""
 
 
@@ -162,25 +163,27 @@ def _meaning(report: Report) -> str:
         for before, after in sense.posterior
     )
     honest = (
-        "<p>For this ε the third limit is loose: on paper, one very unlucky outcome could all but settle a suspicion. The "
-        "first two limits show how rarely that can happen.</p>"
+        "<p>For an ε of this size the last table says little: on paper, one very unlucky outcome could all but settle a "
+        "suspicion. The two limits above show how rarely that can happen.</p>"
         if claim.epsilon > 3
         else ""
     )
     adjacency = ADJACENCY[claim.adjacency].format(unit=_unit(report))
     return f"""
 <section id="meaning" aria-labelledby="meaning-h"><h2 id="meaning-h">What the promise means</h2>
-<p>The promise compares two worlds: the data {escape(adjacency)}. Whatever was released would have come out nearly as
-often in the other world. So nobody can tell for sure which of the two is real, and what holds for being in the data holds for
-everything that it could reveal about {escape(_you(report))}.</p>
+<p>The promise compares two worlds: the data {escape(adjacency)}. Whatever was released would have come out almost as
+readily in the other world, how nearly is what ε limits. So nobody can be sure which of the two is real, and the same limit holds
+for everything that being in the data could reveal about {escape(_you(report))}.</p>
 <h3>Picking out who took part</h3>
 <p>The more careful an accuser is not to accuse wrongly, the fewer they can recognise.</p>
 <div class="scroll"><table><caption>The most that any attack can recognise</caption>
-<thead><tr><th scope="col">Of those not in the data, wrongly accused</th><th scope="col" class="n">Of those in it, recognised at most</th><th scope="col" aria-hidden="true"></th></tr></thead>
+<thead><tr><th scope="col">Wrongly accused, of those not in the data</th>
+<th scope="col" class="n">Recognised, of those in it</th><td aria-hidden="true"></td></tr></thead>
 <tbody>{rows}</tbody></table></div>
 <h3>How far a suspicion can grow</h3>
 <p>Whatever somebody suspects about {escape(_you(report))} beforehand, the odds of it can change at most by the factor
-e<sup>ε</sup> = {sense.odds_factor:,.4g}; with a probability of {claim.delta:.2g} ({one_in(claim.delta)}) this limit may fail.</p>
+e<sup>ε</sup> = {_factor(sense.odds_factor)}; with a probability of {claim.delta:.2g} ({one_in(claim.delta)}) this limit may
+fail.</p>
 <div class="scroll"><table><caption>Certainty before and, at the very worst, after</caption>
 <thead><tr><th scope="col">Suspicion before</th><th scope="col" class="n">Certainty after, at most</th></tr></thead>
 <tbody>{beliefs}</tbody></table></div>
@@ -198,10 +201,14 @@ def _accused(share: float) -> str:
     return f"1 in {round(1 / share):,}"
 
 
+def _factor(value: float) -> str:
+    return f"{math.ceil(value):,}" if value < 1e6 else "more than a million"
+
+
 def _percent(share: float) -> str:
     # Rounded up, so that protection is never overstated; never shown as a certainty that the bound does not give.
     text = f"{-(-share * 1000 // 1) / 10:.1f}" if share < 0.999 else f"{min(share * 100, 99.9999):.4f}"
-    return f"{text} %"
+    return f"{text}%"
 
 
 def _scope(report: Report) -> str:
@@ -222,20 +229,26 @@ def _limits(report: Report) -> str:
 {listed}
 <h3>And always</h3>
 <ul>
-<li>What is true of many people can be learned, also about you: that most kitchens have a kettle is no secret of yours.</li>
+<li>What is true of many people can be learned, also about you: that most kitchens have a kettle is no secret.</li>
 <li>What you or others publish elsewhere is not protected by this.</li>
 <li>The promise is about what was released. Whoever holds the photos themselves still holds them.</li>
 </ul></section>"""
 
 
 def _outside_item(item: Outside) -> str:
-    inside = item.accounted or item.data in ("none", "public")
-    pill = "accounted for" if item.accounted else "no private data" if inside else "outside the promise"
-    if item.data == "held_out_people" and not item.accounted:
-        pill = "other people's data"
+    if item.accounted:
+        pill, style = "accounted for", "pill"
+    elif item.data in ("none", "public"):
+        pill, style = "no private data", "pill"
+    elif item.data == "held_out_people":
+        pill, style = "other people's data", "pill out"
+    elif item.published or item.kind in ("checkpoint_selection", "compression"):
+        pill, style = "outside the promise", "pill out"
+    else:
+        pill, style = "kept inside", "pill"
     count = f" ({item.count})" if item.count is not None else ""
-    style = "pill" if inside else "pill out"
-    return f'<li><span class="{style}">{pill}</span><strong>{OUTSIDE[item.kind]}{count}</strong>{escape(item.statement)}</li>'
+    title = f"<strong>{OUTSIDE[item.kind]}{count}</strong>"
+    return f'<li><span class="{style}">{pill}</span>{title}{escape(item.statement)}</li>'
 
 
 def _spending(report: Report) -> str:
@@ -248,10 +261,10 @@ def _spending(report: Report) -> str:
             [(0, 0.0)] + [(point.releases, point.epsilon) for point in claim.trajectory],
             name="steps",
             title="Epsilon over the steps",
-            description=f"Epsilon rises from 0 to {last.epsilon:.3g} after {last.releases} releases. The table has the values.",
+            description=f"Epsilon rises to {upward(last.epsilon)} after {last.releases} releases; see the table.",
             x_label="releases",
             y_label="ε spent",
-            limit=(claim.epsilon, f"claimed: {claim.epsilon:.4g}"),
+            limit=(claim.epsilon, f"claimed: {upward(claim.epsilon)}"),
         )
         rows = ((f"{point.releases}", f"{point.step}", f"{point.epsilon:.4f}") for point in claim.trajectory)
         parts.append(
@@ -263,10 +276,10 @@ def _spending(report: Report) -> str:
             [(point.epsilon, point.delta) for point in claim.profile],
             name="profile",
             title="The privacy profile",
-            description="For every epsilon, the probability delta with which that bound may fail. The table has the values.",
+            description="For every epsilon, the probability delta with which it may fail; see the table.",
             x_label="ε",
             y_label="δ",
-            mark=(claim.epsilon, claim.delta, f"the claim: ε {claim.epsilon:.3g}, δ {claim.delta:.1g}"),
+            mark=(claim.epsilon, claim.delta, f"the claim: ε {upward(claim.epsilon)}, δ {claim.delta:.2g}"),
         )
         pairs = ((f"{point.epsilon:.3f}", f"{point.delta:.3g}") for point in claim.profile)
         parts.append(
@@ -288,13 +301,13 @@ def _evidence(report: Report) -> str:
     )
     plain = (
         f"<p>If it were known who took part in which step, ε would be "
-        f"<strong>{claim.epsilon_without_amplification:.4g}</strong>. The difference rests on keeping that secret.</p>"
+        f"<strong>{upward(claim.epsilon_without_amplification)}</strong>. The difference rests on keeping that secret.</p>"
         if claim.epsilon_without_amplification is not None
         else "<p>No part of the promise rests on keeping secret who took part in which step.</p>"
     )
     gdp = (
         f"<p>In one number: close to one Gaussian release with μ = {claim.gdp.mu:.3g} "
-        f"(overstated by at most {claim.gdp.fit_error:.2g}).</p>"
+        f"(a summary that overstates either error rate by up to {claim.gdp.fit_error:.2g}).</p>"
         if claim.gdp
         else ""
     )
@@ -302,7 +315,7 @@ def _evidence(report: Report) -> str:
     more = " …" if len(mechanism.noise_multipliers) > 6 else ""
     audits = "".join(
         f"<li>{escape(item.method)}: with {item.confidence:.0%} confidence ε is at least <strong>{item.lower_bound:.3g}"
-        f"</strong> ({item.m} canaries, {item.v} of {item.r} guesses right). The claim is {claim.epsilon:.4g}.</li>"
+        f"</strong> ({item.m} canaries, {item.v} of {item.r} guesses right). The claim is {upward(claim.epsilon)}.</li>"
         for item in report.audit
     )
     measured = f"<ul>{audits}</ul>" if audits else "<p>No attack was run against this model.</p>"
@@ -325,10 +338,11 @@ def _evidence(report: Report) -> str:
     return f"""
 <section id="evidence" aria-labelledby="evidence-h"><h2 id="evidence-h">What it rests on</h2>
 <h3>The same events, computed independently</h3>
-<div class="scroll"><table><caption>ε at δ = {claim.delta:.2g}, by every accountant that can treat these events</caption>
-<thead><tr><th scope="col">Accountant</th><th scope="col" class="n">ε</th><th scope="col" aria-hidden="true"></th></tr></thead>
+<div class="scroll"><table>
+<caption>ε at δ = {claim.delta:.2g}, by every accountant that can treat these events</caption>
+<thead><tr><th scope="col">Accountant</th><th scope="col" class="n">ε</th><td aria-hidden="true"></td></tr></thead>
 <tbody>{rows}</tbody></table></div>
-<p>The claim, ε = {claim.epsilon:.6g}, rests on the <strong>{escape(claim.accountant)}</strong> accountant.</p>
+<p>The claim, ε = {upward(claim.epsilon, 6)}, rests on the <strong>{escape(claim.accountant)}</strong> accountant.</p>
 {plain}{gdp}
 <h3>What an attack really found</h3>
 {measured}

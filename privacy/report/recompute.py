@@ -11,7 +11,7 @@ The cheap guard is sound: an accountant that is not asked proves nothing, so a c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from privacy.accounting import Accountant, Composition
 
 ACCOUNTANTS: Final = ("rdp", "prv", "pld", "own")
+# Behind profile and trajectory: the first that answers. `own` is the only one that is quick and exact at every delta.
+CURVES: Final = ("own", "pld", "rdp")
 HOPELESS: Final = 300.0
 PRV_REACH: Final = 10_000.0  # epsilon times the root of the steps: the size of the grid that Opacus' PRV needs
 MAX_DISTINCT: Final = {"rdp": 5000, "own": 256, "pld": 64, "prv": 64}  # different mechanisms that are priced
@@ -138,6 +140,24 @@ class Pricer:
         if isinstance(answer, str):
             raise RecomputationError(answer)
         return answer
+
+    def curve_epsilon(self, runs: Sequence[Run], delta: float) -> float:
+        """Epsilon by the first of CURVES that answers: for curves of many points. Raises RecomputationError as `epsilon`."""
+        return self._first(lambda name: self.epsilon(runs, delta, name))
+
+    def curve_delta(self, runs: Sequence[Run], epsilon: float) -> float:
+        """Delta by the first of CURVES that answers. Raises RecomputationError as `epsilon`."""
+        return self._first(lambda name: self.delta(runs, epsilon, name))
+
+    @staticmethod
+    def _first(ask: Callable[[str], float]) -> float:
+        reasons = []
+        for name in CURVES:
+            try:
+                return ask(name)
+            except RecomputationError as error:
+                reasons.append(str(error))
+        raise RecomputationError(reasons[0])
 
     def gdp(self, runs: Sequence[Run], least_delta: float, accountant: str) -> tuple[float, float]:
         """(mu, regret) of the Gaussian that covers the runs for every delta >= least_delta (see accounting.summary).

@@ -74,6 +74,14 @@ def in_a_hundred(share: float) -> str:
     return f"{math.ceil(value - 1e-9):d} in 100"
 
 
+def upward(value: float, digits: int = 4) -> str:
+    """A positive number with so many significant digits, rounded up: the shown promise is never more than the real one."""
+    if value <= 0:
+        return f"{value:g}"
+    power = digits - 1 - math.floor(math.log10(value))
+    return f"{math.ceil(value * 10**power - 1e-6) / 10**power:.{digits}g}"
+
+
 def grade(epsilon: float) -> tuple[str, str]:
     """A word for the size of epsilon, and why: the tiers of Ponomareva et al. 2023, 'How to DP-fy ML', section 5.2."""
     if epsilon <= 1:

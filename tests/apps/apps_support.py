@@ -103,7 +103,8 @@ def violations(page: Any, axe_source: str) -> list[str]:
     """Axe's violations of the page as it stands, one line each: rule, impact, the elements."""
     page.evaluate(axe_source)
     result = page.evaluate(
-        "async (tags) => await axe.run(document, {runOnly: {type: 'tag', values: tags}, resultTypes: ['violations', 'incomplete']})",
+        """async (tags) => await axe.run(document, {
+             runOnly: {type: 'tag', values: tags}, resultTypes: ['violations', 'incomplete']})""",
         TAGS,
     )
     lines = [f"{v['id']} ({v['impact']}): {[n['target'] for n in v['nodes']][:4]}" for v in result["violations"]]

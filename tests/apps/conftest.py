@@ -1,4 +1,6 @@
-"""One Chromium for all tests of the apps, and axe-core, where the machine has them; else the tests say what is missing."""
+"""One Chromium for all tests of the apps, and axe-core, where the machine has them; else the tests say what is
+missing.
+"""
 
 from __future__ import annotations
 

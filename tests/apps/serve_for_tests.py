@@ -1,4 +1,5 @@
-"""Serves the apps in a process of its own for the privacy tests: records every connection out, every log line, every signal.
+"""Serves the apps in a process of its own for the privacy tests: records every connection out, every log line, every
+signal.
 
 Run as ``python serve_for_tests.py NOTES``; writes the address and then, at the end, what it saw into the file NOTES.
 """

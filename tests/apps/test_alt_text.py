@@ -63,7 +63,7 @@ def test_csv_is_read_back_and_runs_no_formula(folder: Path, tmp_path: Path) -> N
     alt_text.run(files(folder)[:2], out, model_dir=tmp_path, narrator=narrator)
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
     assert [row["file"] for row in rows] == ["0.png", "1.png"]
-    assert all(row["alt"] == "'=HYPERLINK(1)" and row["description"] == "'+1" for row in rows)
+    assert all(row["alt"] == "'=HYPERLINK(1)." and row["description"] == "'+1." for row in rows)
 
 
 def test_html_shows_each_picture_with_its_text_and_escapes_names(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The assistant answers about the photos it was given, forgets what it is told to forget, and takes orders from nobody else."""
+"""The assistant answers about the photos it was given, forgets what it is told to forget, and takes orders from
+nobody else.
+"""
 
 from __future__ import annotations
 
@@ -164,4 +166,4 @@ def test_stop_keeps_what_was_said_and_asks_no_further_photo() -> None:
     page.halt({"id": "q"}, "p")
     last = list(updates)[-1]
     assert last["phase"] == "stopped" and [part["photo"] for part in last["parts"]] == ["a"]
-    assert last["parts"][0]["text"] in ("one two", "one two three")
+    assert last["parts"][0]["text"] in ("One two", "One two three")

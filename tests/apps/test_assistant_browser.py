@@ -1,4 +1,6 @@
-"""The assistant in a real browser: accessible in every state, announced twice, and unable to show what a model smuggles in."""
+"""The assistant in a real browser: accessible in every state, announced twice, and unable to show what a model
+smuggles in.
+"""
 
 from __future__ import annotations
 

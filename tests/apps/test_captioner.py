@@ -1,10 +1,13 @@
-"""What the captioner sends: whole words, the doubt it has, the policy on people; and one sentence when something fails."""
+"""What the captioner sends: whole words, the doubt it has, the policy on people; and one sentence when something
+fails.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,7 +34,7 @@ def test_words_arrive_whole_one_by_one_and_the_last_update_is_the_whole_reply() 
     texts = [update["text"] for update in updates]
     assert texts[0] == "" and texts[-1] == SHORT
     words = SHORT.split()
-    for earlier, later in zip(texts, texts[1:], strict=False):
+    for earlier, later in pairwise(texts):
         assert later.startswith(earlier)
     assert [len(text.split()) for text in texts[1:-1]] == list(range(1, len(words) + 1))
     assert {update["id"] for update in updates} == {"r"} and updates[-1]["phase"] == "done"
@@ -61,6 +64,13 @@ def test_people_are_described_without_guesses_in_every_update_unless_asked_for_o
     assert not any("old" in update["text"] or "woman" in update["text"] for update in updates)
     answer = list(page.ask({"id": "q", "question": "Is it a man or a woman?"}, "p"))[-1]
     assert answer["text"] == "A woman." and answer["tier"] == "unsure"
+
+
+def test_no_danger_named_is_never_said_to_mean_no_danger() -> None:
+    page = Captioner(Speaker({CAPTION_PROMPTS["hazard"]: "no danger seen. a cat on a sofa"}))
+    last = describe(page, level="hazard")[-1]
+    assert last["text"] == "No danger seen. A cat on a sofa." and last["notices"] == ["unseen"]
+    assert describe(Captioner(Speaker({CAPTION_PROMPTS["hazard"]: "a knife"})), level="hazard")[-1]["notices"] == ["sharp"]
 
 
 def test_text_in_a_picture_is_a_quotation_and_no_order() -> None:

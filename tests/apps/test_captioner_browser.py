@@ -1,4 +1,6 @@
-"""The captioner in a real browser: accessible in every state, announced twice, private, and usable by keyboard alone."""
+"""The captioner in a real browser: accessible in every state, announced twice, private, and usable by keyboard
+alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The dashboard states what the ledger bears out, the same number in sentence, drawing and table; and opens only what it may."""
+"""The dashboard states what the ledger bears out, the same number in sentence, drawing and table; and opens only
+what it may.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ from typing import Any
 
 import pytest
 from apps_reports import DELTA, NOISE, ROUNDS, begin, make_run
-
 from scipy.optimize import brentq
 from scipy.stats import norm
 

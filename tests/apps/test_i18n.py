@@ -72,7 +72,7 @@ def test_every_key_that_pages_scripts_and_rooms_use_exists() -> None:
     for path in Path(i18n.__file__).parent.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         used |= set(re.findall(r'(?:Trouble|say)\(\s*"([\w]+\.[\w]+)"', text))
-    used |= {f"notice.{name}" for name in safety.HAZARDS} | {f"advice.{name}" for name in FLAWS}
+    used |= {f"notice.{name}" for name in (*safety.HAZARDS, "unseen")} | {f"advice.{name}" for name in FLAWS}
     used |= {f"level.{name}" for name in LEVELS} | {f"tier.{name}" for name in ("sure", "unsure", "unknown")}
     used |= {f"verdict.{name}" for name in ("pass", "flag", "fail", "not_applicable")}
     used |= {f"privacy.outcome_{name}" for name in ("pass", "flag", "fail")}

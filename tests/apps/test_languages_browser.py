@@ -1,4 +1,6 @@
-"""In six languages the page's language, direction and words follow, nothing overflows, and Arabic is accessible as well."""
+"""In six languages the page's language, direction and words follow, nothing overflows, and Arabic is accessible as
+well.
+"""
 
 from __future__ import annotations
 

@@ -96,6 +96,14 @@ def test_words_read_in_a_picture_are_quoted_once() -> None:
     assert safety.quoted("EXIT") == "“EXIT”"
     assert safety.quoted('The sign says "EXIT".') == 'The sign says "EXIT".'
     assert safety.quoted("  ") == ""
+    assert safety.quoted("there is no text") == "there is no text"
+
+
+def test_a_reply_becomes_a_sentence() -> None:
+    assert safety.sentence("a red cup") == "A red cup."
+    assert safety.sentence("Is it?") == "Is it?"
+    assert safety.sentence("“exit”") == "“exit”"
+    assert safety.sentence("") == ""
 
 
 # Published test numbers: card schemes' documentation (Luhn) and the ISO 13616 registry (IBAN).

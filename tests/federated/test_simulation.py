@@ -9,6 +9,7 @@ import random
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import RecordDict
@@ -18,6 +19,7 @@ from federated.accounts import LEDGER, AccountError, planned_noise
 from federated.bench import Bench
 from federated.checkpoint import CheckpointError, Checkpoints
 from federated.client_app import client_app
+from federated.codecs import codec
 from federated.grid import InProcessGrid
 from federated.server_optimiser import ServerOptimiser
 from federated.simulation import simulate
@@ -72,6 +74,7 @@ def plain_loop(model, feeder, settings, *, without=frozenset()):
         settings.expected_cohort,
         SeededNoise(settings.seed),
     )
+    residuals = {}
     for number in range(settings.rounds):
         deltas = []
         for device in (int(d) for d in sampler.draw(number)):
@@ -85,7 +88,13 @@ def plain_loop(model, feeder, settings, *, without=frozenset()):
                 steps=settings.local_steps,
                 learning_rate=settings.local_learning_rate,
             )
-            deltas.append(adapters.read() - vector)
+            delta = adapters.read() - vector
+            if settings.codec != "fp32":
+                way = codec(settings.codec, residuals.get(device))
+                dice = np.random.default_rng([settings.seed, device, number])
+                delta = codec(settings.codec).decode(way.encode(delta, dice), adapters.dimension)
+                residuals[device] = getattr(way, "residual", None)
+            deltas.append(delta)
         if settings.private:
             mean = mechanism.release(deltas, step=number, dimension=adapters.dimension)
         else:
@@ -105,6 +114,16 @@ def test_a_run_equals_a_plain_loop_bit_for_bit(start, tiny_model, tiny_feeder, t
     )
     result = start(private=private, server={"name": optimiser, "learning_rate": 0.05})
     assert torch.equal(result.vector, plain_loop(tiny_model, tiny_feeder, settings))
+
+
+@pytest.mark.parametrize("name", ["bf16", "int8", "topk"])
+def test_updates_are_clipped_after_they_were_decoded(start, tiny_model, tiny_feeder, tiny_settings, name):
+    settings = tiny_settings.model_copy(update={"codec": name})
+    expected = plain_loop(tiny_model, tiny_feeder, settings)
+    sent = []
+    result = start(codec=name, progress=lambda facts: sent.append(facts.bytes_up / facts.answered))
+    assert torch.equal(result.vector, expected)
+    assert max(sent) < 4 * len(expected) + 128
 
 
 def test_the_result_does_not_depend_on_the_number_of_workers(start):

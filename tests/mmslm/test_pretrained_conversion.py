@@ -95,12 +95,14 @@ def test_the_converted_model_speaks_with_the_sources_tokenizer(
 
 def test_new_tokens_start_at_the_mean_of_the_old(tmp_path: Path) -> None:
     (tmp_path / "llama").mkdir()
-    oracle = checkpoint(tmp_path / "llama", vocab_size=300)
+    checkpoint(tmp_path / "llama")
+    count = Tokenizer.from_file(str(tmp_path / "llama" / "tokenizer.json")).get_vocab_size()
+    oracle = checkpoint(tmp_path / "llama", vocab_size=count)
     model, _ = load_model(init_model(tmp_path / "llama", "patch", tmp_path / "out", image_size=32))
     rows = model.get_input_embeddings().weight
-    assert len(rows) > 300
-    assert torch.equal(rows[:300], oracle.get_input_embeddings().weight)
-    torch.testing.assert_close(rows[300:], rows[:300].mean(dim=0).expand_as(rows[300:]))
+    assert len(rows) == count + 4
+    assert torch.equal(rows[:count], oracle.get_input_embeddings().weight)
+    torch.testing.assert_close(rows[count:], rows[:count].mean(dim=0).expand_as(rows[count:]))
 
 
 def edit(folder: Path, **changes: Any) -> None:

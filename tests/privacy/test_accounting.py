@@ -23,6 +23,7 @@ from privacy.accounting import (
     refusals,
     resolve,
 )
+from privacy.accounting.mechanisms import condense
 from privacy.accounting.own import own_delta, own_epsilon
 from privacy.accounting.rdp import ORDERS, curve_epsilon, opacus_rdp, rdp_curves
 from privacy.accounting.summary import gaussian_delta, gaussian_mu
@@ -231,6 +232,18 @@ def test_heterogeneous_rounds_agree_between_accountants():
     assert found["own"] == pytest.approx(found["pld"], rel=1e-3)
     assert found["pld"] <= found["prv"] <= found["pld"] + 0.012
     assert found["rdp"] > found["pld"]
+
+
+def test_noise_that_changes_at_every_step_is_priced_from_above_and_nearly_exactly():
+    noises = np.geomspace(0.9, 1.4, 60)
+    schedule = resolve([GaussianRelease(float(noise), Sampling("poisson", 0.02)) for noise in noises])
+    condensed = condense(schedule, 20)
+    assert len(schedule.parts) == 60 == condensed.steps and len(condensed.parts) <= 20
+    charged = np.sort(np.repeat(*zip(*((part.sigma, count) for part, count in condensed.parts), strict=True)))
+    assert (charged <= noises + 1e-12).all()  # nobody was charged for more noise than it had
+    exact = own_epsilon(schedule, 1e-5)  # few enough to be priced one by one
+    assert exact <= own_epsilon(condensed, 1e-5) <= 1.03 * exact
+    assert condense(schedule) == schedule
 
 
 def test_a_correlated_run_is_one_gaussian():

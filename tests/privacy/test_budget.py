@@ -99,6 +99,27 @@ def test_a_long_run_asks_its_accountant_rarely(monkeypatch):
     assert steps > 300 and len(asked) < 40
 
 
+def test_a_noise_schedule_is_stopped_in_time(monkeypatch):
+    import privacy.budget
+
+    asked = []
+
+    def counted(events, delta, accountant):
+        asked.append(accountant)
+        return epsilon(events, delta, accountant)
+
+    monkeypatch.setattr(privacy.budget, "price", counted)
+    budget, spent = Budget(3.0, 1e-5, "own"), []
+    with pytest.raises(BudgetExceeded):
+        for step in range(100):
+            event = GaussianRelease(12.0 - 0.1 * step)
+            budget.spend(event)
+            spent.append(event)
+    assert len(spent) > 40
+    assert epsilon(spent, 1e-5, "own") <= 3.0 < epsilon([*spent, event], 1e-5, "own")
+    assert asked.count("own") < 0.6 * len(spent)  # while the budget is far away, the cheap bound answers
+
+
 def test_events_without_a_price_are_refused_and_free_ones_are_free():
     budget = Budget(1.0, 1e-5, "own")
     budget.spend(PostProcessing("magnitude pruning"))

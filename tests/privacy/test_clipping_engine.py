@@ -352,6 +352,33 @@ def test_other_ways_to_clip_follow_their_formula(clip: ClipKind, bound: float) -
     assert clip.clip_norm == pytest.approx(bound) and clip.sensitivity == 1.0
 
 
+def test_tokens_that_cancel_do_not_hide_a_norm_above_c() -> None:
+    """Large equal inputs whose output gradients add up to almost nothing: in fp32 the norm drowns in rounding."""
+
+    class Cancelling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 64, bias=False)
+
+        def forward(self, x: Tensor, direction: Tensor) -> Tensor:
+            return (self.layer(x) * direction).sum(dim=(1, 2))
+
+    torch.manual_seed(0)
+    model = Cancelling()
+    x = 1e3 + torch.randn(B, 8, 64)
+    direction = 1e2 * torch.randn(B, 8, 64)
+    direction[:, -1] = -direction[:, :-1].sum(dim=1)
+    truth = torch.bmm(direction.double().transpose(1, 2), x.double()).flatten(1).norm(dim=1)
+    x[0], direction[0] = x[0] * 1e-3, torch.randn(8, 64)  # one sample is harmless
+    engine = OneBackward(model, FlatClip(1.0))
+    for i in range(1, B):
+        engine.backward(model(x[i : i + 1], direction[i : i + 1]))
+        assert engine.last_norms is not None
+        assert float(engine.last_norms[0, 0]) == pytest.approx(float(truth[i]), rel=1e-3)
+        assert norm({n: t.double() for n, t in engine_sums(engine).items()}) <= 1.0 + 1e-3
+    assert engine.backward(model(x, direction)).clipped == B
+
+
 def test_bf16_forward_with_fp32_norms_and_sums() -> None:
     model, x = make("decoder")
     truth = loop(model, x)

@@ -51,9 +51,8 @@ TABLE = {
     (8, 1000): (2.54, 3.79),
 }
 # Five runs say little at epsilon 2 with 100 canaries: one run's bound has a standard deviation of 0.4, their mean
-# 0.18. Over a thousand runs the best k fixed in advance reaches 0.19 / 0.33, so this row is held to the table less one
-# such error.
-SLACK = {(2, 100): (0.11, 0.18)}
+# 0.18. Over a thousand runs no k fixed in advance reaches more than 0.19 / 0.34, so this cell is held to a little less.
+SLACK = {(2, 100): (0.05, 0.02)}
 
 
 def ideal_runs(epsilon: float, m: int, runs: int, seed: int = 0):
@@ -100,7 +99,7 @@ def test_without_privacy_loss_the_bound_is_nearly_always_zero():
             one_run_audit(scores[included], scores[~included], method=method).lower_bound > 0
             for included, scores in ideal_runs(1e-3, 200, runs=200)
         )
-        assert positive <= 10
+        assert positive <= 20  # the level is 5 %; 20 of 200 is its 99.9 % quantile
 
 
 def test_choosing_k_after_the_fact_is_corrected_for():
@@ -110,7 +109,7 @@ def test_choosing_k_after_the_fact_is_corrected_for():
         audit = one_run_audit(scores[included], scores[~included], k=candidates)
         corrected += audit.lower_bound > 0
         assert "Bonferroni over 5" in audit.correction
-    assert corrected <= 10
+    assert corrected <= 20
 
 
 def test_the_p_value_equals_its_definition():

@@ -208,7 +208,9 @@ def one_run_audit(
         raise ValueError(f"delta is {delta}; expected a number between 0 and 1.")
     ranked = _ranked(scores_in, scores_out, seed)
     m = len(ranked)
-    candidates = [(guesses(m, method), guesses(m, method))] if k is None else [(int(plus), int(minus)) for plus, minus in k]
+    candidates = (
+        [(guesses(m, method), guesses(m, method))] if k is None else [(int(plus), int(minus)) for plus, minus in k]
+    )
     if not candidates or any(plus < 0 or minus < 0 or not 0 < plus + minus <= m for plus, minus in candidates):
         raise ValueError(f"k is {candidates} for {m} canaries; expected pairs of numbers >= 0 that sum to 1 .. {m}.")
     significance = (1.0 - confidence) / len(candidates)
