@@ -108,12 +108,23 @@ class Job:
         )
 
     def ceiling(self) -> None:
-        """The same training without clipping and noise, for comparison only; it claims nothing."""
-        settings = self.settings.ceiling_settings()
+        """The same adapters without privacy, for comparison only; it claims nothing."""
+        settings = self.settings.ceiling
         if settings is None or (self.beside / "model" / "model.safetensors").is_file():
             return
-        _, seconds = self._federate(settings, self.beside, "non-private ceiling")
-        _say(f"non-private ceiling: {settings.rounds} rounds in {seconds:.0f} s (never to be released)")
+        from apps.ceiling import train_ceiling
+
+        began = time.monotonic()
+        with _bar("non-private ceiling", settings.steps, "step") as bar:
+            train_ceiling(
+                settings,
+                self.settings.federated,
+                base=self.base,
+                population=self.population(),
+                folder=self.beside,
+                progress=lambda told: bar.update(told.step - bar.n),
+            )
+        _say(f"non-private ceiling: {settings.steps} steps in {time.monotonic() - began:.0f} s (never to be released)")
 
     def _federate(self, settings: Any, folder: Path, title: str) -> tuple[Any, float]:
         from federated.simulation import train_on_photos

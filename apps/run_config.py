@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from federated.settings import FederatedConfig, ServerOptimiserConfig
+from federated.settings import FederatedConfig
 from mmslm.config import Section
 
 
@@ -31,13 +31,11 @@ class DataConfig(Section):
 
 
 class CeilingConfig(Section):
-    """The same adapters on the same devices without clipping and noise: what could be had without privacy."""
+    """The same adapters on the pooled photos of the same households, without privacy: what could be had at most."""
 
-    rounds: int = Field(10, ge=1)
-    sampling_rate: float = Field(0.05, gt=0, le=1)
-    local_steps: int = Field(1, ge=1)
-    local_learning_rate: float = Field(0.1, gt=0)
-    server: ServerOptimiserConfig = ServerOptimiserConfig()
+    steps: int = Field(200, ge=1)
+    batch: int = Field(48, ge=1)
+    learning_rate: float = Field(0.01, gt=0)
 
 
 class EvaluationConfig(Section):
@@ -60,18 +58,3 @@ class RunConfig(Section):
     federated: FederatedConfig
     ceiling: CeilingConfig | None = CeilingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    def ceiling_settings(self) -> FederatedConfig | None:
-        """The federated settings of the ceiling; None where none is asked for."""
-        if self.ceiling is None:
-            return None
-        ceiling = self.ceiling
-        return self.federated.without_privacy().model_copy(
-            update={
-                "rounds": ceiling.rounds,
-                "sampling_rate": ceiling.sampling_rate,
-                "local_steps": ceiling.local_steps,
-                "local_learning_rate": ceiling.local_learning_rate,
-                "server": ceiling.server,
-            }
-        )

@@ -270,9 +270,10 @@ def serve(
         hosts = ("127.0.0.1", "localhost", "::1", host.lower()) if local else None
         head = theme.head() + ("" if local else "\n<script>window.mmslmRemote = true;</script>")
         try:
-            _, address, _ = demo.launch(
-                server_name=host,
-                server_port=port or _free_port(host),
+            address = _launched(
+                demo,
+                host,
+                port,
                 auth=auth,
                 prevent_thread_lock=True,
                 quiet=True,
@@ -305,6 +306,18 @@ def serve(
                 sessions = getattr(page, "sessions", None)
                 if sessions is not None:
                     sessions.forget_all()
+
+
+def _launched(demo: gr.Blocks, host: str, port: int, **settings: Any) -> str:
+    """The address of the started server. A free port can be taken by somebody else before we have it: then another one."""
+    for attempt in range(5):
+        try:
+            _, address, _ = demo.launch(server_name=host, server_port=port or _free_port(host), **settings)
+            return address
+        except OSError:
+            if port or attempt == 4:
+                raise
+    raise OSError(f"No free port was found at {host}: name one with --port.")
 
 
 def _free_port(host: str) -> int:

@@ -1,6 +1,6 @@
 """What privacy costs: one training step with per-sample clipping, against the same step without.
 
-    python benchmarks/dp_step.py [--rounds 3] [--device cpu|cuda] [--models decoder nano] [--engines ...]
+    python benchmarks/dp_step.py [--rounds 3] [--device cpu|cuda] [--models decoder nano] [--engines ...] [--skip-memory]
 
 Engines are interleaved (one step of each, round after round, in a changing order), so that a busy machine slows all of
 them alike; each round gives a ratio to the non-private step of the same round, and the table shows the median and the
@@ -247,9 +247,9 @@ def peak(model: str, engine: str, device: str) -> float:
     return float(answer.get()) if child.exitcode == 0 else float("nan")
 
 
-def compare(model: str, engines: list[str], device: str, rounds: int) -> None:
+def compare(model: str, engines: list[str], device: str, rounds: int, memory: bool) -> None:
     """Prints one table."""
-    peaks = {name: peak(model, name, device) for name in engines}  # before this process grows
+    peaks = {name: peak(model, name, device) if memory else float("nan") for name in engines}
     steps: dict[str, Step] = {}
     for name in engines:
         try:
@@ -284,6 +284,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     usual = [name for name in ENGINES if name != "opacus functorch"]
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=usual)
+    parser.add_argument("--skip-memory", action="store_true", help="times only")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -296,7 +297,7 @@ def main() -> None:
         except ImportError as error:
             print(f"  skipped: {error}")
             continue
-        compare(model, engines, arguments.device, arguments.rounds)
+        compare(model, engines, arguments.device, arguments.rounds, not arguments.skip_memory)
 
 
 if __name__ == "__main__":

@@ -98,11 +98,9 @@ def planned_noise(settings: FederatedConfig) -> float:
     affordable = budget.remaining_steps(probe.event(LABEL))
     if affordable < settings.rounds:
         raise BudgetExceeded(
-            f"noise_multiplier {settings.noise_multiplier:g} affords {affordable} of "
-            f"the {settings.rounds} planned rounds "
-            f"within epsilon {settings.epsilon:g} at delta {settings.delta:g}; leave it "
-            f"out to have it calibrated, plan fewer "
-            "rounds, or grant a larger budget."
+            f"noise_multiplier {settings.noise_multiplier:g} affords {affordable} of the {settings.rounds} planned rounds "
+            f"within epsilon {settings.epsilon:g} at delta {settings.delta:g}; leave it out to have it calibrated, plan "
+            "fewer rounds, or grant a larger budget."
         )
     return settings.noise_multiplier
 

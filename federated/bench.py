@@ -73,8 +73,7 @@ class Bench:
 
 
 class Benches:
-    """One bench per thread, made when the thread first asks. ``first``: opens "
-    "the bench that the others are made from."""
+    """One bench per thread, made when the thread first asks. ``first`` opens the bench that the others are made from."""
 
     def __init__(self, first: Callable[[], Bench]) -> None:
         self._open = first

@@ -55,8 +55,7 @@ class Checkpoints:
         self.fingerprint = fingerprint
 
     def save(self, state: RoundState) -> Path:
-        """Write ``state``; on return it is on the disk. OSError where the disk "
-        "is full, the old ones being untouched."""
+        """Write ``state``; on return it is on the disk. OSError where the disk is full, the old ones being untouched."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {"vector": state.vector.contiguous()}
         tensors |= {_STATE + name: value.contiguous() for name, value in state.optimiser.items()}

@@ -47,9 +47,9 @@ def admit(
 
     ``asked``: message id -> device, as the server sent them. ``codec_name``: how the run's updates travel.
 
-    Replies are matched by the id of the message that they
-    answer, never by a sender's own claim (Flower's error replies carry the server's id as their source). A second reply
-    to one message, a reply to none, and a device that did not answer are named too.
+    Replies are matched by the id of the message that they answer, never by a sender's own claim (Flower's error replies
+    carry the server's id as their source). A second reply to one message, a reply to none, and a device that did not
+    answer are named too.
     """
     updates: dict[int, Tensor] = {}
     rejections: list[Rejection] = []

@@ -5,6 +5,7 @@ Both apps read the same keys, so that under ``flwr run`` nothing is configured t
     base       a model directory, or "base" for the one that ships in the package
     data       "scenes" (the embedded households), or a folder of COCO captions with their pictures
     data-seed  seed of the scenes
+    data-owner which key of a COCO image entry names its owner ("" makes every photo a device)
     run-dir    where the server keeps checkpoints, ledger and the trained adapters; an absolute path, because Flower
                starts apps in folders of its own
     ...        every other key is one of ``federated.settings.FederatedConfig``, dashes for underscores
@@ -37,7 +38,7 @@ from mmslm.registration import register
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = frozenset({"base", "data", "data-seed", "run-dir"})
+OWN_KEYS = frozenset({"base", "data", "data-seed", "data-owner", "run-dir"})
 RESULT = "adapters.safetensors"
 
 
@@ -76,12 +77,12 @@ def population_of(context: Context, settings: FederatedConfig) -> Population:
         return SceneHouseholds(settings.households, settings.photos_per_household, seed=int(seed))
     from mmslm.data.coco import CocoPhotos
 
-    return PhotosByOwner(CocoPhotos(Path(data)), settings.photos_per_household)
+    owner = _text(context, "data-owner", "")
+    return PhotosByOwner(CocoPhotos(Path(data), owner=owner or None), settings.photos_per_household)
 
 
 def open_bench(context: Context) -> Bench:
-    """A device's bench, for the ClientApp. One torch thread, as on every "
-    "runtime: its numbers must not depend on cores."""
+    """A device's bench, for the ClientApp. One torch thread, as in every runtime: its numbers must not depend on cores."""
     torch.set_num_threads(1)
     settings = settings_of(context)
     population = population_of(context, settings)

@@ -31,18 +31,26 @@ class ServerOptimiser:
     def step(self, vector: Tensor, update: Tensor) -> Tensor:
         """The next vector; ``vector`` and ``update`` are ``[d]`` float32 and stay untouched."""
         config = self.config
+        rate = self.rate()
         self.steps += 1
         if config.name == "sgd":
-            return vector + config.learning_rate * update
+            return vector + rate * update
         if config.name == "momentum":
             momentum = self._state["momentum"].mul_(config.beta1).add_(update)
-            return vector + config.learning_rate * momentum
+            return vector + rate * momentum
         first = self._state["first_moment"].mul_(config.beta1).add_(update, alpha=1 - config.beta1)
         second = self._state["second_moment"].mul_(config.beta2).addcmul_(update, update, value=1 - config.beta2)
         # Bias correction as in Kingma & Ba: without it the first rounds hardly move.
         corrected_first = first / (1 - config.beta1**self.steps)
         corrected_second = second / (1 - config.beta2**self.steps)
-        return vector + config.learning_rate * corrected_first / (corrected_second.sqrt() + config.tau)
+        return vector + rate * corrected_first / (corrected_second.sqrt() + config.tau)
+
+    def rate(self) -> float:
+        """The next step's rate. Late steps are small, so that the noise of early ones is averaged and not repeated."""
+        config = self.config
+        if not config.decay_rounds:
+            return config.learning_rate
+        return config.learning_rate * (1 - 0.9 * min(1.0, self.steps / config.decay_rounds))
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the state vectors, for a checkpoint."""

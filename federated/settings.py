@@ -37,6 +37,9 @@ class ServerOptimiserConfig(Section):
 
     name: Literal["sgd", "momentum", "adam"] = "adam"
     learning_rate: float = Field(default=0.01, gt=0, le=100, description="server step; 1 with sgd is plain averaging")
+    decay_rounds: int = Field(
+        default=0, ge=0, description="the rate falls linearly to a tenth over so many rounds; 0 keeps it"
+    )
     beta1: float = Field(default=0.9, ge=0, lt=1, description="momentum, and Adam's first moment")
     beta2: float = Field(default=0.99, ge=0, lt=1, description="Adam's second moment")
     tau: float = Field(default=1e-8, gt=0, description="Adam's floor under the root of the second moment")

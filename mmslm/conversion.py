@@ -308,7 +308,7 @@ def match_projector(model: MMSLMForConditionalGeneration) -> None:
     """Scale the projector's last layer so that image tokens are as large as text embeddings (root mean square)."""
     side = model.config.vision.image_size
     noise = torch.rand(4, 1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    wanted = model.get_input_embeddings().weight.float().pow(2).mean().sqrt()
+    wanted = model.model.language_model.embed_tokens.weight.float().pow(2).mean().sqrt()
     found = model.encode_images(noise).float().pow(2).mean().sqrt()
     projector = model.model.projector
     projector.fc2.weight.mul_(wanted / found)

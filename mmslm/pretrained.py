@@ -128,7 +128,7 @@ def load_model(
         raise ValueError(f"{path / WEIGHTS} holds numbers that are not finite in {bad}; use an earlier checkpoint.")
     model.load_state_dict(state, strict=False)
     model.tie_weights()
-    return model.to(dtype).eval(), MMSLMProcessor.load(path)
+    return model.to(dtype=dtype).eval(), MMSLMProcessor.load(path)  # type: ignore[call-arg, arg-type]
 
 
 def _config(path: Path) -> MMSLMConfig:

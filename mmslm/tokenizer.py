@@ -60,17 +60,22 @@ class MMSLMTokenizer(PreTrainedTokenizerFast):
     @property
     def image_token_id(self) -> int:
         """Its id."""
-        return int(self.convert_tokens_to_ids(IMAGE))
+        return self._id(IMAGE)
 
     @property
     def user_token_id(self) -> int:
         """The id that opens a question."""
-        return int(self.convert_tokens_to_ids(USER))
+        return self._id(USER)
 
     @property
     def assistant_token_id(self) -> int:
         """The id that opens a reply."""
-        return int(self.convert_tokens_to_ids(ASSISTANT))
+        return self._id(ASSISTANT)
+
+    def _id(self, token: str) -> int:
+        found = self.convert_tokens_to_ids(token)
+        assert isinstance(found, int)
+        return found
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of a person's text, in which `<image>` and the like are plain characters."""

@@ -81,8 +81,11 @@ class Narrator:
         tokenizer = processor.tokenizer
         config = model.config.text
         self._eos = int(tokenizer.eos_token_id)
-        # Roles, padding and pictures never belong into a reply.
-        self._silent = torch.tensor([i for i in tokenizer.all_special_ids if i != self._eos], dtype=torch.long)
+        # Roles, padding and pictures never belong into a reply, nor do rows of the vocabulary that no token has.
+        silent = {i for i in tokenizer.all_special_ids if i != self._eos} | set(
+            range(len(tokenizer), config.vocab_size)
+        )
+        self._silent = torch.tensor(sorted(silent), dtype=torch.long)
         self._limit = int(config.max_position_embeddings)
         self._patterned = config.prefix_lm or config.text_window is not None
 

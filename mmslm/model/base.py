@@ -14,10 +14,10 @@ class MMSLMPreTrainedModel(PreTrainedModel):
     """Base class: safetensors only, SDPA attention, gradient checkpointing."""
 
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012 (transformers declares a list)
     supports_gradient_checkpointing = True
-    _no_split_modules = ("DecoderLayer",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _can_compile_fullgraph = True
 

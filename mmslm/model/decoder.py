@@ -230,8 +230,10 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
             )
         else:
             position_ids = self._positions(position_ids, attention_mask, past, length, inputs_embeds.device)
+        mask: Tensor | None
         if segment_ids is not None or self.config.prefix_lm or self.config.text_window is not None:
-            mask, causal = self._pattern(inputs_embeds, attention_mask, past_key_values, image_mask, segment_ids), False
+            mask = self._pattern(inputs_embeds, attention_mask, past_key_values, image_mask, segment_ids)
+            causal = False
         else:
             mask, causal = self._mask(inputs_embeds, attention_mask, past_key_values, position_ids)
         cos, sin = self.rotary(position_ids)
@@ -308,7 +310,7 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
             past_key_values=cache,
             position_ids=position_ids,
         )
-        return (mask, False) if mask is not None else (None, length > 1)
+        return (mask, False) if isinstance(mask, Tensor) else (None, length > 1)
 
 
 def _packed_positions(

@@ -104,6 +104,7 @@ class ImageTokenizer(nn.Module):
         width, cells = config.hidden_size, self.vision.grid_size**2
         self.stem = ConvStem(self.vision)
         self.encoder = nn.ModuleList(VisionBlock(self.vision) for _ in range(config.num_hidden_layers))
+        self.before_code = nn.LayerNorm(width)  # keeps the bounding tanh where it has a slope
         self.to_code = nn.Linear(width, len(config.levels))
         self.fsq = FSQ(config.levels)
         self.from_code = nn.Linear(len(config.levels), width)
@@ -124,7 +125,7 @@ class ImageTokenizer(nn.Module):
         x = self.stem(pixel_values)
         for block in self.encoder:
             x = block(x, pixel_values.shape[1])
-        values, codes = self.fsq(self.to_code(x))
+        values, codes = self.fsq(self.to_code(self.before_code(x)))
         return values, codes
 
     def paint(self, values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ picture, pictures without image tokens, and image tokens that do not fill whole 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -323,8 +323,8 @@ class MMSLMForConditionalGeneration(MMSLMPreTrainedModel, GenerationMixin):
         found: dict[str, nn.Parameter] = {}
         for name, module in self._deltas().items():
             if train == "ab":
-                found[f"{name}.a.weight"] = module.a.weight
-            found[f"{name}.b.weight"] = module.b.weight
+                found[f"{name}.a.weight"] = cast(nn.Parameter, module.a.weight)
+            found[f"{name}.b.weight"] = cast(nn.Parameter, module.b.weight)
         found.update({name: p for name, p in self.named_parameters() if ".image_mlp." in name})
         return dict(sorted(found.items()))
 

@@ -184,7 +184,7 @@ def _told(step: Step, spacing: float) -> LossGrid:
     return LossGrid(spacing, first, mass, math.fsum(weight * grid.infinite for weight, grid in grids))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # a grid can take tens of megabytes
 def loss_grids(mechanism: Mechanism, spacing: float) -> tuple[LossGrid, ...]:
     """The discretised loss of a mechanism in each direction (one, or remove and add). Cached; do not write to it."""
     return tuple(_told(step, spacing) for step in steps_of(mechanism))

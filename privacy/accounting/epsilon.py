@@ -1,6 +1,6 @@
 """One door to the four accountants: epsilon of events at a delta, delta at an epsilon, and both as a profile.
 
-    rdp   Renyi, Opacus' formulas: fast, loose by 5 to 20 %
+    rdp   Renyi, the larger of Opacus' and dp-accounting's: fast, loose by 5 to 20 %
     prv   Opacus' privacy random variables: tight plus eps_error 0.01
     pld   dp-accounting's privacy-loss distributions: tight
     own   our own privacy-loss accountant: tight, prices every event, precise also at a tiny delta

@@ -1,8 +1,9 @@
 """Our own accountant: privacy-loss distributions composed by one exponentially tilted FFT.
 
-It shares no code and no algorithm with the accountants it is compared with: the discretisation keeps two moments per
-cell (`discretise`), and the composition multiplies characteristic functions of the *tilted* loss (the saddlepoint of
-the epsilon in question), so that the numbers near that epsilon keep their relative precision even where delta is 1e-20.
+It shares no code with the accountants it is compared with: the discretisation keeps two moments per cell, from
+distribution functions (`discretise`; at grid points it agrees with connecting the dots, as it must), and the
+composition multiplies characteristic functions of the *tilted* loss (the saddlepoint of the epsilon in question), so
+that the numbers near that epsilon keep their relative precision even where delta is 1e-20.
 
 Tilting. With mass p(l) and K(t) = log sum_l p(l) e^{t l}, the tilted mass p(l) e^{t l - K(t)} is a probability. T-fold
 convolution and tilting commute, so p^{*T}(l) = (tilted p)^{*T}(l) e^{T K(t) - t l}. The t that minimises T K(t) - t

@@ -36,8 +36,8 @@ question; hockey sticks are jointly convex, so conditioning on that vector costs
         has `population` records or one more; both are accounted and the worse counts (the number of records is the one
         thing about the data that this mechanism's price depends on).
 
-An adversary is never helped by less noise in Q: a component of weight below 1e-30 is dropped from Q and moved to an
-infinite loss in P, which only raises every divergence.
+A component of weight below 1e-30 is left out: from Q, which only raises every hockey stick, and from P, where its mass
+counts as an infinite loss.
 """
 
 from __future__ import annotations

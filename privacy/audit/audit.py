@@ -41,33 +41,36 @@ def audit_paths(
     """
     pricer = pricer or Pricer()
     found: list[Evidence] = []
+    checked: list[list[Check]] = []
     unreadable: list[Unreadable] = []
     for item in find_reports(Path(path) for path in paths):
         if isinstance(item, Unreadable):
             unreadable.append(item)
             continue
         try:
-            found.append(read_evidence(*item))
+            evidence = read_evidence(*item)
         except UnreadableError as error:
             unreadable.append(Unreadable(str(item[0]), str(error)))
+            continue
+        checked.append(_checks(evidence, pricer, trusted_key, expected_head))
+        evidence.slim()
+        found.append(evidence)
     composed, groups = compose(found, pricer)
     reports = tuple(
-        _audit_one(evidence, together, pricer, trusted_key, expected_head)
-        for evidence, together in zip(found, composed, strict=True)
+        _result(evidence, [*checks, together])
+        for evidence, checks, together in zip(found, checked, composed, strict=True)
     )
     return AuditResult(reports, tuple(unreadable), tuple(groups))
 
 
-def _audit_one(
-    evidence: Evidence, together: Check, pricer: Pricer, trusted_key: str | None, expected_head: str | None
-) -> ReportResult:
-    checks = [
+def _checks(evidence: Evidence, pricer: Pricer, trusted_key: str | None, expected_head: str | None) -> list[Check]:
+    """The twelve checks that one report answers for by itself."""
+    return [
         check_epsilon(evidence, pricer),
         check_integrity(evidence, trusted_key, expected_head),
         check_sampler(evidence),
         check_adjacency(evidence),
         check_unit(evidence),
-        together,
         check_trials(evidence),
         check_selection(evidence),
         check_clipping(evidence),
@@ -76,7 +79,9 @@ def _audit_one(
         check_empirical(evidence, pricer),
         check_agreement(evidence, pricer),
     ]
-    assert [check.id for check in checks] == list(CHECKS)
+
+
+def _result(evidence: Evidence, checks: list[Check]) -> ReportResult:
     claim = evidence.report.claim
     plain = claim.epsilon_without_amplification
     text = (
@@ -84,5 +89,5 @@ def _audit_one(
         + (f"; {plain:.4g} without amplification" if plain is not None else "")
         + ("; a simulation" if claim.simulation else "")
     )
-    named = tuple(replace(check, report=str(evidence.path)) for check in checks)
-    return ReportResult(str(evidence.path), evidence.report.identity.id, text, named)
+    by_id = {check.id: replace(check, report=str(evidence.path)) for check in checks}
+    return ReportResult(str(evidence.path), evidence.report.identity.id, text, tuple(by_id[name] for name in CHECKS))

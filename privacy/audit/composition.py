@@ -45,7 +45,7 @@ def _runs(members: Sequence[Evidence]) -> dict[str, Run]:
         for head, run in member.parents.items():
             runs.setdefault(head, run)
     for member in members:
-        if member.events is not None:
+        if member.priced:
             runs[member.report.ledger.head] = member.run
     return runs
 

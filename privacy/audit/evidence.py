@@ -30,15 +30,14 @@ class Evidence:
 
     Attributes:
         path: the report file. run_dir: its run directory, where the whole directory was handed in.
-        raw: the JSON object; report: the same, typed. entries: the ledger's, empty where the chain is broken.
+        report: the JSON object, typed. entries: the ledger's, empty where the chain is broken.
         chain_problem: why, in a sentence. events: the recorded releases in order; None where they cannot be read.
         steps: their steps. run: the releases merged. parents: the parents' releases, likewise.
-        event_problem: why events or parents cannot be read.
+        event_problem: why events or parents cannot be read. priced: whether `run` is what the ledger records.
     """
 
     path: Path
     run_dir: Path | None
-    raw: dict[str, Any]
     report: Report
     entries: list[Entry] = field(default_factory=list)
     chain_problem: str | None = None
@@ -47,6 +46,14 @@ class Evidence:
     run: Run = ()
     parents: dict[str, Run] = field(default_factory=dict)
     event_problem: str | None = None
+    priced: bool = False
+
+    def slim(self) -> None:
+        """Forget what only this report's own checks need: a folder may hold thousands of long ledgers."""
+        ledger = self.report.ledger.model_copy(update={"entries": []})
+        claim = self.report.claim.model_copy(update={"profile": [], "trajectory": []})
+        self.report = self.report.model_copy(update={"ledger": ledger, "claim": claim, "audit": [], "annex": None})
+        self.entries, self.events, self.steps = [], None, []
 
     @property
     def runs(self) -> list[Run]:
@@ -108,7 +115,7 @@ def read_evidence(path: Path, run_dir: Path | None) -> Evidence:
         report = check_report(raw)
     except ReportError as error:
         raise UnreadableError(f"{path} is not a privacy report: {error}") from error
-    evidence = Evidence(path, run_dir, raw, report)
+    evidence = Evidence(path, run_dir, report)
     objects = report.ledger.entries
     try:
         evidence.entries = read_entries(objects, source="the ledger")
@@ -122,6 +129,7 @@ def read_evidence(path: Path, run_dir: Path | None) -> Evidence:
         evidence.run = merge(evidence.events or [])
     except EventError as error:  # counts that add up to more than any training run
         evidence.events, evidence.event_problem = None, f"The ledger's events cannot be added up: {error}"
+    evidence.priced = evidence.events is not None
     try:
         for parent in report.identity.parents:
             evidence.parents[parent.ledger_head] = parent_run(parent)

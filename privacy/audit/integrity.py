@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from privacy.audit.evidence import Evidence
 from privacy.audit.result import Check, Verdict, worst
-from privacy.canonical import UnreadableError, canonical_bytes, sha256_file
+from privacy.canonical import UnreadableError, sha256_file
 from privacy.ledger import Ledger, LedgerError
 from privacy.report.signature import signature_problem
 
@@ -180,8 +180,3 @@ def check_selection(evidence: Evidence) -> Check:
             ("flag", "The report carries an annex of facts that depend on private data; do not publish it.")
         )
     return worst("selection", findings, "What else was looked at was public, other people's, or kept inside.")
-
-
-def same_report(first: Evidence, second: Evidence) -> bool:
-    """Whether two files are copies of one report."""
-    return canonical_bytes(first.report.to_json()) == canonical_bytes(second.report.to_json())

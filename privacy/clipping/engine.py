@@ -19,7 +19,8 @@ coupled, and all that `recorder` refuses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -151,7 +152,7 @@ class OneBackward:
         batch = len(losses)
         calls = [call for call in self.recorder.calls if call.grad is not None]
         self.recorder.calls = []
-        with torch.autocast(losses.device.type, enabled=False):
+        with torch.autocast(losses.device.type, enabled=False), _full_precision():
             parts = self._parts(calls, batch)
             del calls
             squared = self._squared_norms(parts, batch, losses.device) * scale**2
@@ -307,6 +308,20 @@ class OneBackward:
                         f"the rule of layer {call.name!r} gives another gradient for {name!r} than autograd does; the "
                         "layer computes something else than its type says, so register a rule for it."
                     )
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """fp32 products in fp32: TF32 and bf16 passes, which a user may have allowed for speed, would blur the norms."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _sum_type(parameter: Tensor) -> torch.dtype:

@@ -32,7 +32,7 @@ ACCOUNTANTS: Final = ("rdp", "prv", "pld", "own")
 CURVES: Final = ("own", "pld", "rdp")
 HOPELESS: Final = 300.0
 PRV_REACH: Final = 10_000.0  # epsilon times the root of the steps: the size of the grid that Opacus' PRV needs
-MAX_DISTINCT: Final = {"rdp": 5000, "own": 256, "pld": 64, "prv": 64}  # different mechanisms that are priced
+MAX_DISTINCT: Final = {"rdp": 500, "own": 256, "pld": 64, "prv": 64}  # different mechanisms that are priced
 TOLERANCE: Final = 1e-6  # relative: what floating point on another machine may change
 
 Run = tuple[Event, ...]

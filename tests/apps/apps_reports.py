@@ -72,7 +72,7 @@ def make_run(
             simulation=simulation,
         ),
         mechanism=Mechanism(clip_norm=0.5, divisor=400.0, noise=kind, dtypes={"sum": "float64"}),
-        sampling=SamplingFacts(sampler="EverybodyEachRound", randomness=kind, steps=ROUNDS, **SAMPLING.to_json()),
+        sampling=SamplingFacts(sampler="FullSampler", randomness=kind, steps=ROUNDS, **SAMPLING.to_json()),
         data=DataFacts(commitment=data_commitment(b"k" * 32, [data]), population=400, population_is_public=True),
         identity=Identity(
             name=name or folder.name,

@@ -41,7 +41,7 @@ def test_every_command_has_help_and_a_handler() -> None:
         (["run", "quickstart", "--check", "--set", "federated.round=3"], "did you mean 'rounds'"),
         (["run", "quickstart", "--check", "--set", "federated.delta=0.5"], "delta"),
         (["run", "quickstart", "--check", "--set", "federated.households=3"], "expects"),
-        (["run", "quickstart", "--check", "--set", "federated.epsilon=0.0001"], "budget"),
+        (["run", "quickstart", "--check", "--set", "federated.noise_multiplier=0.1"], "affords"),
         (["caption", "nowhere.jpg", "--model", "nowhere"], "no folder nowhere"),
         (["ask", "nowhere.jpg", " "], "the question is empty"),
         (["ask", "nowhere.jpg", "what is it?"], "nowhere.jpg"),

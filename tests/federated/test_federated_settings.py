@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from federated.job import OWN_KEYS
 from federated.settings import AdapterConfig, FederatedConfig, ServerOptimiserConfig
 
 GIVEN = {"households": 1000, "rounds": 50, "sampling_rate": 0.05}
@@ -52,3 +56,12 @@ def test_the_fingerprint_follows_everything_but_the_workers():
     assert settings.fingerprint() == settings.model_copy(update={"workers": 7}).fingerprint()
     assert settings.fingerprint() != settings.model_copy(update={"seed": 7}).fingerprint()
     assert settings.fingerprint() != settings.without_privacy().fingerprint()
+
+
+def test_flowers_configuration_in_the_project_file_lists_every_key():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    stated = {}
+    for name, value in project["tool"]["flwr"]["app"]["config"].items():
+        stated |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    settings = FederatedConfig.from_run_config(stated, other_keys=OWN_KEYS)
+    assert set(stated) == set(settings.to_run_config()) | OWN_KEYS  # Flower overrides no key that is missing there

@@ -1,5 +1,5 @@
-"""The adapters as one flat vector: reading and writing are inverse, the order "
-"is the names', and misfits are refused."""
+"""The adapters as one flat vector: reading and writing are inverse, the order
+is the names', and misfits are refused."""
 
 from __future__ import annotations
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from mmslm.data.collate import Collator, collate_encoded, draw_turns
 from mmslm.data.scenes import household, public_photo
 from mmslm.model import MMSLMConfig
 from mmslm.processing import MMSLMProcessor
 from mmslm.prompts import CAPTION_PROMPTS
 from mmslm.tokenizer import train_tokenizer
-from PIL import Image
 
 TOKENIZER = train_tokenizer(["A red cup on the mat.", "Two blue dogs near a bus."] * 5, None, 400)
 PROCESSOR = MMSLMProcessor.build(TOKENIZER, MMSLMConfig())

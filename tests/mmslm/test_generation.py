@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.optimize import isotonic_regression
+
 from mmslm.generation import Calibration, Narrator, SlotCache, calibration_error, reliability, wording
 from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor
 from mmslm.tokenizer import train_tokenizer
-from PIL import Image
-from scipy.optimize import isotonic_regression
 
 LINES = [
     f"{n} {c} {t} on the {p}."
@@ -25,12 +26,12 @@ LINES = [
 PROMPTS = ["What is it?", "How many cups are on the red mat?", "Where?", "What is it?"]
 
 
-def build(seed: int = 0, experts: bool = True) -> Narrator:
+def build(seed: int = 0, experts: bool = True, spare: int = 0) -> Narrator:
     tokenizer = train_tokenizer(LINES * 5, None, 400)
     torch.manual_seed(seed)
     config = MMSLMConfig(
         text_config={
-            "vocab_size": len(tokenizer),
+            "vocab_size": len(tokenizer) + spare,
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_hidden_layers": 2,
@@ -208,6 +209,13 @@ def test_a_reply_ends_at_the_end_token_and_rows_leave_the_batch(
     for image, prompt, reply in zip(images, prompts, replies, strict=True):
         alone = narrator.say(image, prompt, max_new_tokens=20)
         assert (reply.tokens, reply.complete) == (alone.tokens, alone.complete)
+
+
+def test_rows_of_the_vocabulary_without_a_token_are_never_said(pictures: list[Image.Image]) -> None:
+    narrator = build(4, spare=2000)
+    reply = narrator.say(pictures[0], "Where?", max_new_tokens=20)
+    assert reply.tokens
+    assert max(reply.tokens) < len(narrator.processor.tokenizer)
 
 
 def test_what_leaves_no_room_is_refused(narrator: Narrator, pictures: list[Image.Image]) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import mmslm
 import pytest
 import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+import mmslm
 from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 from mmslm.pretrained import load_model, save_model
 from mmslm.processing import MMSLMProcessor
 from mmslm.tokenizer import train_tokenizer
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText
 
 TOKENIZER = train_tokenizer(["A red cup on the mat.", "Two blue dogs near a bus."] * 5, None, 400)
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmslm.generation import Narrator
-from mmslm.model.tower import FixedNorm, freeze_trunk, make_trunk, read_features
-from mmslm.pretrained import init_model, load_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from mmslm.generation import Narrator
+from mmslm.model.tower import FixedNorm, freeze_trunk, make_trunk, read_features
+from mmslm.pretrained import init_model, load_model
 
 SHAPE = {
     "vocab_size": 320,
@@ -100,7 +101,7 @@ def test_new_tokens_start_at_the_mean_of_the_old(tmp_path: Path) -> None:
     oracle = checkpoint(tmp_path / "llama", vocab_size=count)
     model, _ = load_model(init_model(tmp_path / "llama", "patch", tmp_path / "out", image_size=32))
     rows = model.get_input_embeddings().weight
-    assert len(rows) == count + 4
+    assert len(rows) == count + 5, "the source has no padding, unknown, image, user and assistant token"
     assert torch.equal(rows[:count], oracle.get_input_embeddings().weight)
     torch.testing.assert_close(rows[count:], rows[:count].mean(dim=0).expand_as(rows[count:]))
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import mmslm
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+import mmslm
 from mmslm.data import open_image
 from mmslm.model import MMSLMConfig
 from mmslm.processing import MMSLMImageProcessor, MMSLMProcessor, normalise, to_pixels
 from mmslm.prompts import CAPTION_PROMPTS, caption_prompt
 from mmslm.tokenizer import train_tokenizer
-from PIL import Image
-from transformers import AutoProcessor
 
 LINES = [f"A {c} {t} on the {p}." for c in ("red", "blue") for t in ("cup", "dog") for p in ("mat", "bus")] * 3
 TOKENIZER = train_tokenizer(LINES, None, 400)

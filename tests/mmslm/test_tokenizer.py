@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mmslm
 import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmslm.tokenizer import SPECIAL_TOKENS, MMSLMTokenizer, _train_pieces, train_tokenizer, wrap_pieces
 from transformers import AutoTokenizer
+
+import mmslm
+from mmslm.tokenizer import SPECIAL_TOKENS, MMSLMTokenizer, _train_pieces, train_tokenizer, wrap_pieces
 
 COLOURS, THINGS, PLACES = ("red", "blue", "green"), ("cup", "kettle", "dog"), ("table", "street", "shelf")
 LINES = [

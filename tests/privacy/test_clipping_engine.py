@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from privacy.clipping.engine import BatchCounts, OneBackward
 from privacy.clipping.kinds import AutomaticClip, ClipKind, FlatClip, PerLayerClip
-from privacy.clipping.rules import default_rules, per_sample_by_vmap
+from privacy.clipping.rules import default_rules, linear_rule, per_sample_by_vmap
 
 B = 6
 
@@ -396,6 +396,24 @@ def test_bf16_forward_with_fp32_norms_and_sums() -> None:
     for i in range(B):  # the bound itself holds to fp32, whatever the forward's rounding was
         engine.backward(half(x[i : i + 1]))
         assert norm({n: t.double() for n, t in engine_sums(engine).items()}) <= 1e-3 * (1 + 1e-6)
+
+
+def test_norms_are_formed_in_full_precision_whatever_the_user_allowed() -> None:
+    seen: list[str] = []
+
+    def watched(module: nn.Module, inputs: tuple[Tensor, ...], grad: Tensor):
+        seen.append(torch.get_float32_matmul_precision())
+        return linear_rule(module, inputs, grad)
+
+    model, x = make("vectors")
+    engine = OneBackward(model, FlatClip(0.5), rules=default_rules().register(nn.Linear, watched), check=False)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        engine.backward(model(x))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
 
 
 def test_fp64_models_stay_in_fp64() -> None:

@@ -4,11 +4,11 @@ m canaries are each included by an independent fair coin; the mechanism runs onc
 means "in"). The auditor says "in" for the k+ highest scores, "out" for the k- lowest, nothing about the rest: r = k+ +
 k- guesses, of which v are right. Two theorems bound how likely so many right guesses are.
 
-    steinke   Steinke, Nasr, Jagielski 2305.08846, Theorem 5.2: for every (epsilon, delta)-DP mechanism. No other
-    assumption. f-dp      Mahloujifar, Melis, Chaudhuri 2410.22235: for a whole trade-off curve. With the Gaussian
-    curve it bounds mu,
-              reported as the epsilon that mu-GDP has at delta: tighter, but a bound only where the mechanism's curve
-              is Gaussian (`curve_rejects` tests any other curve, for instance the one that a run's events claim).
+    steinke   Steinke, Nasr, Jagielski 2305.08846, Theorem 5.2: for every (epsilon, delta)-DP mechanism, without any
+              other assumption.
+    f-dp      Mahloujifar, Melis, Chaudhuri 2410.22235: for a whole trade-off curve. With the Gaussian curve it bounds
+              mu, reported as the epsilon that mu-GDP has at delta: tighter, but a bound only where the mechanism's
+              curve is Gaussian (`claim_is_contradicted` tests any other curve, such as the one a run's events claim).
 
 Looking at the scores to choose k would be cheating: k+ and k- are fixed from m and the method alone (steinke 1.3
 sqrt(m), f-dp 2 sqrt(m) on each side, near the best for epsilon 2 to 8 and m 100 to 1000), or given; with several

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import batch_of, row, tiny_config, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+
 from mmslm.generation.cache import SlotCache
 from mmslm.model import describe, describe_text, load_tier
 from mmslm.model.describe import tier_of
-from tiny_models import batch_of, row, tiny_config, tiny_model
-from torch.utils.flop_counter import FlopCounterMode
 
 
 @pytest.mark.parametrize("experts", [None, {"rank": 2}, {"rank": 0, "kind": "full", "layers": [1]}])

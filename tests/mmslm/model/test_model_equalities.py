@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_models import EACH, IMAGE, alone, batch_of, row, tiny_model, train_randomly
+from torch import Tensor
+
 from mmslm.model import MMSLMForConditionalGeneration, per_sample_loss
 from mmslm.model.vision import convolve_each
-from torch import Tensor
 
 ROWS = [row(1, 9, 0), row(2, 5, 1, between=2), row(0, 6, 2), row(3, 4, 3)]
 MODELS = ["plain", "experts"]

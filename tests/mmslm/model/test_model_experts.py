@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 from tiny_models import alone, batch_of, row, tiny_model, train_randomly
+from torch import Tensor, nn
+
 from mmslm.model import MMSLMForConditionalGeneration
 from mmslm.model.experts import ImageTokens
-from torch import Tensor, nn
 
 EVERYWHERE = ("decoder", "vision", "projector")
 SPAN = [row(1, 9, 0), row(1, 5, 1)]  # image tokens of all rows lie together: sliced

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import EACH, IMAGE, alone, batch_of, row, tiny_config, tiny_model, train_randomly
+from torch import Tensor
+
 from mmslm.model import MMSLMForConditionalGeneration, load_tier
 from mmslm.model.losses import per_segment_loss
 from mmslm.model.masks import attention_pattern, picture_runs
 from mmslm.model.tiers import tier_names
-from tiny_models import EACH, IMAGE, alone, batch_of, row, tiny_config, tiny_model, train_randomly
-from torch import Tensor
 
 ROWS = [row(1, 9, 0), row(2, 7, 1, between=2), row(0, 6, 2)]
 SWITCHES: dict[str, dict[str, Any]] = {

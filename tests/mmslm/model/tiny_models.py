@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 from torch import Tensor
+
+from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 
 IMAGE = 4
 EACH = 4  # image tokens per picture: 32 px / 8 = 4 x 4 cells, folded 2 x 2
