@@ -40,6 +40,8 @@ def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: di
     """report.json and report.html in ``folder``, from its ledger, its model and its settings."""
     federated = settings.federated
     ledger = Ledger.open(folder / LEDGER)
+    # The last word of the ledger: a model that is swapped together with its hash in the report is caught by it.
+    ledger.remark("finished", model_hash_after=file_hash(folder / MODEL))
     rounds = len(ledger.events())
     simulation = federated.noise == "simulation"
     randomness: NoiseKind = "seeded (simulation)" if simulation else "csprng"

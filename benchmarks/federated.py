@@ -41,7 +41,7 @@ VOCABULARY, LENGTH = 64, 16
 
 
 class Mlp(nn.Module):
-    """85 thousand trained parameters over a frozen table: the size of the simulation example that others measure."""
+    """85 thousand parameters, 77 thousand of them trained: the size of the simulation example that others measure."""
 
     def __init__(self) -> None:
         super().__init__()

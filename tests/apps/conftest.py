@@ -39,5 +39,7 @@ def chromium() -> Iterator[Any]:
 def axe_source() -> str:
     """The text of axe-core."""
     if not AXE.is_file():
-        pytest.skip("axe-core is not installed: npm install --no-save --no-package-lock axe-core, or name axe.min.js in MMSLM_AXE")
+        pytest.skip(
+            "no axe-core here: npm install --no-save --no-package-lock axe-core, or name axe.min.js in MMSLM_AXE"
+        )
     return AXE.read_text(encoding="utf-8")

@@ -70,7 +70,9 @@ def test_no_danger_named_is_never_said_to_mean_no_danger() -> None:
     page = Captioner(Speaker({CAPTION_PROMPTS["hazard"]: "no danger seen. a cat on a sofa"}))
     last = describe(page, level="hazard")[-1]
     assert last["text"] == "No danger seen. A cat on a sofa." and last["notices"] == ["unseen"]
-    assert describe(Captioner(Speaker({CAPTION_PROMPTS["hazard"]: "a knife"})), level="hazard")[-1]["notices"] == ["sharp"]
+    assert describe(Captioner(Speaker({CAPTION_PROMPTS["hazard"]: "a knife"})), level="hazard")[-1]["notices"] == [
+        "sharp"
+    ]
 
 
 def test_text_in_a_picture_is_a_quotation_and_no_order() -> None:

@@ -171,7 +171,6 @@ def test_setting_m_under_other_assumptions_equals_the_notes(accountant):
         ("own", 4, 22.8),
         ("own", 8, 57.0),
         pytest.param("pld", 2, 9.8, marks=pytest.mark.slow),
-        pytest.param("pld", 4, 22.8, marks=pytest.mark.slow),
     ],
 )
 def test_a_user_with_several_examples_pays_what_the_notes_say(accountant, group, expected):
