@@ -32,9 +32,8 @@ from federated.devices import PhotoFeeder, PhotosByOwner, Population, SceneHouse
 from federated.settings import FederatedConfig
 from federated.strategy import Job, Result, RoundFacts
 from federated.vector import AdapterVector
-from mmslm.model.modeling import MMSLMForConditionalGeneration
+from mmslm.pretrained import load_model
 from mmslm.processing import MMSLMProcessor
-from mmslm.registration import register
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +56,14 @@ def base_directory(name: str | Path) -> Path:
 
 def adapted_model(base: Path, settings: FederatedConfig) -> tuple[nn.Module, MMSLMProcessor]:
     """The base model in directory ``base`` with fresh image experts, frozen but for them, and its processor."""
-    directory = base_directory(base)
-    register()
     # Weights are stored in bfloat16; adapters must train in float32, or small updates round away.
-    model = MMSLMForConditionalGeneration.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+    model, processor = load_model(base_directory(base), dtype=torch.float32)
     adapters = settings.adapters
     model.add_image_experts(
         adapters.rank, layers=adapters.layers, train=adapters.train, seed=adapters.seed, include=adapters.include
     )
     model.freeze_base()
-    return model.eval(), MMSLMProcessor.load(directory)
+    return model, processor
 
 
 def population_of(context: Context, settings: FederatedConfig) -> Population:
