@@ -22,8 +22,6 @@ from apps.run_config import RunConfig
 from mmslm.config import ConfigError, config_hash, load_config
 
 HELD_OUT = 1_000_000  # households from here on never train
-CALIBRATION = 30_000_000  # public photos from here on calibrate how sure a model sounds
-CALIBRATION_PHOTOS = 120
 REPORTED = ("mmslm", "torch", "transformers", "flwr", "opacus", "dp-accounting", "numpy")
 
 
@@ -130,7 +128,7 @@ class Job:
 
     def _federate(self, settings: Any, folder: Path, title: str) -> tuple[Any, float]:
         from federated.simulation import train_on_photos
-        from mmslm.pretrained import load_model
+        from mmslm.pretrained import load_model, save_model
 
         began = time.monotonic()
         with _bar(title, settings.rounds, "round") as bar:
@@ -145,20 +143,8 @@ class Job:
             )
             bar.update(settings.rounds - bar.n)
         _, processor = load_model(self.base)
-        self._keep(trained.model, processor, folder / "model")
+        save_model(trained.model, processor, folder / "model")  # type: ignore[arg-type]
         return trained.result, time.monotonic() - began
-
-    def _keep(self, model: Any, processor: Any, folder: Path) -> None:
-        """Write the model with its confidence calibrated on public scenes, weights last: they mark it as finished."""
-        from mmslm.data.scenes import public_photo
-        from mmslm.evaluation.confidence_fit import fit_calibration
-        from mmslm.generation import Narrator
-        from mmslm.pretrained import save_model
-
-        photos = [public_photo(CALIBRATION + index) for index in range(CALIBRATION_PHOTOS)]
-        folder.mkdir(parents=True, exist_ok=True)
-        fit_calibration(Narrator(model, processor), photos).save(folder)
-        save_model(model, processor, folder)
 
     @property
     def beside(self) -> Path:
