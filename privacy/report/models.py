@@ -110,7 +110,11 @@ class StatedClaim(Claim):
     """The claim as the report states it: with what follows from the ledger."""
 
     epsilon_without_amplification: Positive | None = Field(
-        None, description="Epsilon if it were known who took part in which step; null where sampling amplified nothing."
+        None,
+        description=(
+            "Epsilon if it were known who took part in which step, for a unit drawn as often as all but one in a million; "
+            "null where sampling amplified nothing."
+        ),
     )
     gdp: Gdp | None = Field(None, description="Summary as Gaussian differential privacy.")
     profile: list[Point] = Field(

@@ -33,6 +33,7 @@ CURVES: Final = ("own", "pld", "rdp")
 HOPELESS: Final = 300.0
 PRV_REACH: Final = 10_000.0  # epsilon times the root of the steps: the size of the grid that Opacus' PRV needs
 MAX_DISTINCT: Final = {"rdp": 500, "own": 256, "pld": 64, "prv": 64}  # different mechanisms that are priced
+OFTEN: Final = 1e-6  # chance that a unit takes part more often than `without_amplification` counts
 TOLERANCE: Final = 1e-6  # relative: what floating point on another machine may change
 
 Run = tuple[Event, ...]
@@ -76,19 +77,27 @@ def merge(events: Iterable[Event]) -> Run:
 
 
 def without_amplification(run: Run) -> Run | None:
-    """The same releases if it were known who took part in which step: each unit in ceil(rate * count) full steps.
+    """The same releases if it were known who took part in which step; None where no event is amplified by sampling.
 
-    None where no event is amplified by sampling.
+    A unit is counted in as many steps as it takes part in with all but one chance in a million (`OFTEN`), and not in the
+    expected number: with Poisson sampling some units are drawn far more often than the mean, and the number is for them.
     """
     changed: list[Event] = []
     amplified = False
     for event in run:
         if isinstance(event, GaussianRelease) and event.sampling.probability < 1:
             amplified = True
-            times = max(1, math.ceil(event.sampling.probability * event.count - 1e-9))
+            times = participations(event.sampling.probability, event.count)
             event = replace(event, sampling=Sampling("full"), count=times)
         changed.append(event)
     return merge(changed) if amplified else None
+
+
+def participations(rate: float, count: int) -> int:
+    """In how many of ``count`` steps a unit takes part: exceeded with probability at most `OFTEN`."""
+    from scipy.stats import binom  # a second of imports that only sampled runs need
+
+    return min(count, max(1, int(binom.isf(OFTEN, count, rate))))
 
 
 @dataclass
