@@ -28,7 +28,7 @@ test-browser: $(STAMP) browser  ## the pages in a real Chromium (make test runs 
 browser: node_modules/axe-core/axe.min.js  ## Chromium and axe-core, for the accessibility tests
 	@command -v chromium >/dev/null 2>&1 || { \
 	  if [ "$$(id -u)" = 0 ]; then SUDO=; else SUDO=sudo; fi; \
-	  $$SUDO apt-get update -q && $$SUDO apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; }
+	  $$SUDO apt-get update -q && $$SUDO apt-get install -y -q --no-install-recommends chromium fonts-noto-core fonts-noto-cjk; }
 
 node_modules/axe-core/axe.min.js: package.json
 	npm install --no-audit --no-fund --silent
