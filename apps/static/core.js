@@ -43,10 +43,18 @@
     });
   }
 
+  function markPage() {
+    const html = document.documentElement;
+    const direction = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
+    if (html.lang !== language) html.lang = language;
+    if (html.dir !== direction) html.dir = direction;
+  }
+  /* Gradio writes its own guess at the language, and no direction, whenever its catalogue arrives: after us, at times. */
+  new MutationObserver(markPage).observe(document.documentElement, { attributes: true, attributeFilter: ["lang", "dir"] });
+
   function setLanguage(code) {
     language = words[code] ? code : "en";
-    document.documentElement.lang = language;
-    document.documentElement.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
+    markPage();
     document.title = t("app.title");
     translate(document);
     listeners.forEach((listener) => listener(language));
@@ -273,7 +281,9 @@
   }
 
   language = chooseLanguage(navigator.languages && navigator.languages.length ? navigator.languages : [navigator.language]);
-  window.addEventListener("DOMContentLoaded", () => setLanguage(language));
+  // Gradio puts this script into the page itself, before or after the event: whichever it is, the page gets its language.
+  if (document.readyState === "loading") window.addEventListener("DOMContentLoaded", () => setLanguage(language));
+  else window.setTimeout(() => setLanguage(language), 0);
   window.addEventListener("pagehide", () => voice.hush());
   window.mmslm = {
     t, translate, announce, newId, prepare, intake, voice, copy, el, header, setLanguage,

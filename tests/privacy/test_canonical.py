@@ -203,10 +203,7 @@ def test_the_largest_accepted_document_stays_within_bounded_memory(tmp_path: Pat
     path.write_bytes(b"[" + b"{}," * 1_900_000 + b"{}]")
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30));"
-        "from pathlib import Path; from privacy.canonical import read_json; print(len(read_json(Path(sys.argv[1]))));"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "from pathlib import Path; from privacy.canonical import read_json; print(len(read_json(Path(sys.argv[1]))))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    count, kibibytes = map(int, done.stdout.split())
-    assert count == 1_900_001
-    assert kibibytes < 1 << 20
+    assert int(done.stdout) == 1_900_001  # within one gibibyte of address space
