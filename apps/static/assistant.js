@@ -97,7 +97,8 @@
     function fail(key, sentence) {
       const text = (key && m.t(key)) || sentence || m.t("error.unknown");
       alertBox.textContent = "";
-      window.setTimeout(() => { alertBox.textContent = text; }, 30);
+      // Later than a status (60 ms), so that "looking" is always heard before what went wrong.
+      window.setTimeout(() => { alertBox.textContent = text; }, 90);
       if (request) request.done = true;
       status.textContent = "";
       element.dataset.phase = "error";

@@ -52,7 +52,8 @@
       const text = (key && m.t(key)) || sentence || m.t("error.unknown");
       alertBox.textContent = "";
       alertBox.lang = key && m.t(key) ? m.language() : "en";
-      window.setTimeout(() => { alertBox.textContent = text; }, 30);
+      // Later than a status (60 ms), so that "looking" is always heard before what went wrong.
+      window.setTimeout(() => { alertBox.textContent = text; }, 90);
       if (request) request.done = true;
       status.textContent = "";
       show();
