@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from apps.commands import audit
+
 Handler = Callable[[argparse.Namespace], int]
 
 QUIET = {
@@ -48,14 +50,6 @@ def _base(arguments: argparse.Namespace) -> int:
     recipe = load_config(arguments.config, BaseRecipe, _overrides(arguments.set))
     print(train_base(recipe, arguments.out))
     return 0
-
-
-def _audit(arguments: argparse.Namespace) -> int:
-    from privacy.audit import audit_paths
-
-    result = audit_paths(arguments.paths)
-    print(result.to_json() if arguments.json else result.to_text())
-    return int(result.exit_code)
 
 
 def _caption(arguments: argparse.Namespace) -> int:
@@ -160,11 +154,10 @@ def parser() -> argparse.ArgumentParser:
     base.add_argument("--out", type=Path, default=Path("runs/base"), help="where the model and its cache go")
     settings(base)
 
-    audit = command("audit", _audit, "recompute what a report claims; exit 1 if any claim is false or unproven")
-    audit.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a report, a run, or a folder of them")
-    audit.add_argument("--json", action="store_true", help="machine-readable")
+    audit.add(command)
 
     model_help = "a model's folder, a run's folder, or 'base' (default: the newest run, else the base model)"
+
     caption = command("caption", _caption, "describe photos (or a folder of them)")
     caption.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     caption.add_argument("--model", default=None, help=model_help)
