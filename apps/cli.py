@@ -104,6 +104,14 @@ def _describe(arguments: argparse.Namespace) -> int:
         assert isinstance(config, MMSLMConfig)
     else:
         config = load_tier(arguments.config)
+    if arguments.experts is not None:
+        if config.image_experts is not None:
+            raise ValueError(f"{arguments.config} has image experts already; leave --experts out.")
+        full = arguments.experts == "full"
+        if not full and not arguments.experts.isdigit():
+            raise ValueError(f"--experts is {arguments.experts!r}; give 'full' or the rank of low-rank experts.")
+        rank = 0 if full else int(arguments.experts)
+        config.image_experts = {"rank": rank, "kind": "full" if full else "low_rank"}
     print(describe_text(config))
     return 0
 
@@ -185,7 +193,8 @@ def parser() -> argparse.ArgumentParser:
     scenes.add_argument("--seed", type=int, default=0)
 
     describe = command("describe", _describe, "say what a model costs: parameters, bytes, FLOPs, cache")
-    describe.add_argument("config", help="a tier (nano ...), a YAML file of one, or a model's folder")
+    describe.add_argument("config", help="a tier (nano, tiny, small), a YAML file of one, or a model's folder")
+    describe.add_argument("--experts", default=None, metavar="full|RANK", help="as it is with image experts")
     return top
 
 

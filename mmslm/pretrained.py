@@ -84,6 +84,31 @@ def init_model(
     return save_model(model, MMSLMProcessor.build(tokenizer, config), out_dir)
 
 
+def new_model(
+    config: MMSLMConfig, *, tower_weights: str | Path | None = None, seed: int = 0
+) -> MMSLMForConditionalGeneration:
+    """A model with random weights drawn from `seed`, for example of `load_tier("tiny")`, in evaluation mode.
+
+    tower_weights, for a tower front end: a safetensors file, an open_clip tag, "pretrained" (timm) or "random" on
+    purpose; the projector is then scaled to the text embeddings. Raises ValueError where a tower has no weights named.
+    """
+    from mmslm import conversion
+
+    tower = config.vision.kind == "tower"
+    if tower and tower_weights is None:
+        raise ValueError(
+            f"The tower {config.vision.tower} needs tower_weights: a safetensors file, a pretrained tag, or 'random' "
+            "on purpose."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MMSLMForConditionalGeneration(config).eval()
+        if tower and tower_weights is not None:
+            conversion.load_tower(model, str(config.vision.tower), tower_weights)
+            conversion.match_projector(model)
+    return model
+
+
 def load_model(
     folder: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[MMSLMForConditionalGeneration, MMSLMProcessor]:
@@ -143,4 +168,4 @@ def _config(path: Path) -> MMSLMConfig:
     return config
 
 
-__all__ = ["init_model", "load_model", "save_model"]
+__all__ = ["init_model", "load_model", "new_model", "save_model"]

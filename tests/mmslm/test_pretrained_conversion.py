@@ -12,11 +12,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
+import mmslm
+from mmslm import conversion
 from mmslm.generation import Narrator
+from mmslm.model import MMSLMTextConfig
 from mmslm.model.tower import FixedNorm, freeze_trunk, make_trunk, read_features
-from mmslm.pretrained import init_model, load_model
+from mmslm.pretrained import init_model, load_model, new_model, save_model
+from mmslm.processing import MMSLMProcessor
+from mmslm.tokenizer import train_tokenizer
 
 SHAPE = {
     "vocab_size": 320,
@@ -215,6 +220,32 @@ def test_a_tower_model_is_built_saved_and_reads_several_pictures(
     model.encode_images(pixels).sum().backward()
     assert all(p.grad is None for p in model.model.vision_tower.parameters())
     assert model.model.projector.fc1.weight.grad is not None
+
+
+def test_a_new_tower_model_names_its_weights_and_is_the_same_by_every_way_of_loading(tmp_path: Path) -> None:
+    lines = ["a red cup on the table", "two dogs near the bus"] * 10
+    tokenizer = train_tokenizer(lines, None, 400)
+    front = conversion.vision_config("timm:test_efficientnet")
+    text = MMSLMTextConfig(**{**SHAPE, "vocab_size": len(tokenizer)})
+    config = conversion.model_config(text, front, tokenizer, 1, True)
+    with pytest.raises(ValueError, match="needs tower_weights"):
+        new_model(config)
+    model = new_model(config, tower_weights="random", seed=3)
+    again = new_model(config, tower_weights="random", seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    folder = save_model(model, MMSLMProcessor.build(tokenizer, config), tmp_path / "model")
+    mmslm.register()
+    pixels = torch.rand(1, 1, 3, 160, 160) * 2 - 1
+    with torch.no_grad():
+        expected = model.encode_images(pixels)
+        assert torch.equal(load_model(folder)[0].encode_images(pixels), expected)
+        auto = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        # The same weights at other addresses: vectorised convolutions may round differently.
+        torch.testing.assert_close(auto.encode_images(pixels), expected, rtol=1e-4, atol=1e-6)
+    before, after = model.state_dict(), auto.state_dict()
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not [name for name, p in auto.named_parameters() if p.requires_grad and ".trunk." in name]
 
 
 def test_an_early_exit_is_the_towers_own_intermediate(tmp_path: Path, llama: tuple[Path, LlamaForCausalLM]) -> None:

@@ -54,5 +54,22 @@ def test_the_nano_tier_is_nano_and_is_described_in_words() -> None:
     assert f"{facts['parameters']['unique']:,}" in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tier", "parameters", "trainable", "with_full_experts"),
+    [("tiny", 33_399_360, 22_573_184, 47_555_136), ("small", 146_265_984, 135_439_808, 225_892_224)],
+)
+def test_larger_tiers_are_as_large_as_their_files_say(
+    tier: str, parameters: int, trainable: int, with_full_experts: int
+) -> None:
+    config = load_tier(tier)
+    facts = describe(config)
+    assert (facts["tier"], facts["tokens_per_image"]) == (tier, 64)
+    assert facts["parameters"]["unique"] == parameters
+    assert facts["parameters"]["trainable"] == trainable, "the tower is frozen"
+    config.image_experts = {"rank": 0, "kind": "full"}
+    assert describe(config)["parameters"]["unique"] == with_full_experts
+
+
 def test_tiers_have_limits() -> None:
     assert [tier_of(n) for n in (10**6, 5 * 10**7, 2 * 10**8, 10**9)] == ["nano", "tiny", "small", "large"]
