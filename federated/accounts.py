@@ -15,9 +15,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from federated.aggregators import aggregate
 from federated.settings import FederatedConfig
 from privacy.accounting.calibration import calibrate_noise
 from privacy.budget import Budget, BudgetExceeded
@@ -218,9 +218,10 @@ class PrivateAccount(Account):
 
 
 class OpenAccount(Account):
-    """No privacy: the plain mean over the devices that answered. The ceiling that a private run is compared with."""
+    """No privacy: the mean, or a robust one, over the devices that answered. The ceiling of a private run."""
 
     def __init__(self, settings: FederatedConfig) -> None:
+        self.settings = settings
         self.sampler = PoissonSampler(settings.households, settings.sampling_rate, seed_or_generator=settings.seed)
 
     def rounds_paid(self, rounds_done: int) -> int:
@@ -233,10 +234,14 @@ class OpenAccount(Account):
         return [int(device) for device in self.sampler.draw(number)]
 
     def release(self, number: int, updates: Mapping[int, Tensor], dimension: int) -> Tensor:
-        total = torch.zeros(dimension, dtype=torch.float64)
-        for device in sorted(updates):
-            total += updates[device]
-        return (total / max(1, len(updates))).to(torch.float32)
+        settings = self.settings
+        return aggregate(
+            updates,
+            dimension,
+            name=settings.aggregator,
+            hostile_share=settings.hostile_share,
+            clip_norm=settings.clip_norm,
+        )
 
     def epsilon(self) -> float | None:
         return None

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from flwr.app import Message
 from torch import Tensor
 
@@ -41,11 +42,17 @@ class Admitted:
 
 
 def admit(
-    replies: Sequence[Message], asked: Mapping[str, int], dimension: int, codec_name: CodecName = "fp32"
+    replies: Sequence[Message],
+    asked: Mapping[str, int],
+    dimension: int,
+    codec_name: CodecName = "fp32",
+    *,
+    most_norm: float | None = None,
 ) -> Admitted:
     """Sort replies into usable and not.
 
     ``asked``: message id -> device, as the server sent them. ``codec_name``: how the run's updates travel.
+    ``most_norm``: L2 length above which an update is dropped; None judges no length.
 
     Replies are matched by the id of the message that they answer, never by a sender's own claim (Flower's error replies
     carry the server's id as their source). A second reply to one message, a reply to none, and a device that did not
@@ -64,7 +71,7 @@ def admit(
             rejections.append(Rejection(device, "it answered twice; the first answer counts"))
             continue
         answered.add(device)
-        reason, update = _judge(message, dimension, codec_name)
+        reason, update = _judge(message, dimension, codec_name, most_norm)
         if update is None:
             rejections.append(Rejection(device, reason))
             continue
@@ -83,7 +90,9 @@ def admit(
     )
 
 
-def _judge(message: Message, dimension: int, codec_name: CodecName) -> tuple[str, Tensor | None]:
+def _judge(
+    message: Message, dimension: int, codec_name: CodecName, most_norm: float | None
+) -> tuple[str, Tensor | None]:
     """(reason, None) for a reply that cannot be used, ("", update) for one that can."""
     if message.has_error():
         return f"it failed: {message.error.reason or f'error {message.error.code}'}", None
@@ -91,6 +100,8 @@ def _judge(message: Message, dimension: int, codec_name: CodecName) -> tuple[str
     if records is None or set(records) != {DELTA}:
         held = sorted(records) if records is not None else "no update"
         return f"its reply holds {held} where exactly one array {DELTA!r} is expected", None
+    if unasked := _unasked(message):
+        return f"its reply carries {unasked}, which nobody asked for and nothing weighs", None
     try:
         if codec_name == "fp32":
             update = from_array(records[DELTA], dimension)
@@ -100,4 +111,19 @@ def _judge(message: Message, dimension: int, codec_name: CodecName) -> tuple[str
         return f"its update cannot be used: {error}", None
     if not all_finite(update):
         return "its update holds values that are not finite", None
+    if most_norm is not None:
+        norm = float(torch.linalg.vector_norm(update, dtype=torch.float64))
+        if norm > most_norm:
+            return f"its update is {norm:.3g} long, and this run takes at most {most_norm:g}", None
     return "", update
+
+
+def _unasked(message: Message) -> str:
+    """Names of what a reply carries beside its update and its loss, "" where nothing."""
+    extra = sorted(set(message.content) - {UPDATE, FACTS})
+    facts = message.content.metric_records.get(FACTS)
+    if facts is not None:
+        extra += sorted(set(facts) - {"loss"})
+    elif FACTS in message.content:
+        extra.append(FACTS)
+    return ", ".join(repr(name[:40]) for name in extra[:3])

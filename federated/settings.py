@@ -18,8 +18,13 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CodecName = Literal["fp32", "bf16", "int8", "topk"]
+AggregatorName = Literal["mean", "clipped_mean", "trimmed_mean", "median", "krum", "multi_krum"]
 Scalar = bool | int | float | str
-_EMPTY: dict[str, Scalar] = {"noise-multiplier": 0.0, "adapters.layers": ""}  # what stands for None in the flat form
+_EMPTY: dict[str, Scalar] = {
+    "noise-multiplier": 0.0,
+    "gate-norm": 0.0,
+    "adapters.layers": "",
+}  # what stands for None in the flat form
 
 
 class Section(BaseModel):
@@ -80,6 +85,15 @@ class FederatedConfig(Section):
         default=False, description="bfloat16 products in the local pass (twice as fast on a CPU); updates stay float32"
     )
     codec: CodecName = Field(default="fp32", description="how updates travel; topk keeps a residual on the device")
+    gate_norm: float | None = Field(
+        default=None, gt=0, description="an update longer than this (L2) is dropped and named; None judges no length"
+    )
+    aggregator: AggregatorName = Field(
+        default="mean", description="how updates become one; all but mean only without a privacy claim"
+    )
+    hostile_share: float = Field(
+        default=0.1, ge=0, lt=0.5, description="share of devices that trimmed_mean and krum are to withstand"
+    )
     private: bool = Field(default=True, description="false: no clipping, no noise and no privacy claim (the ceiling)")
     clip_norm: float = Field(default=1.0, gt=0, description="C: L2 bound on one device's update")
     epsilon: float = Field(default=8.0, gt=0, le=1000, description="user-level budget")
@@ -107,6 +121,12 @@ class FederatedConfig(Section):
             raise ValueError(
                 f"delta is {self.delta:g} with {self.households} devices, which would permit publishing one of them; "
                 f"give a delta below {1 / self.households:.3g}."
+            )
+        if self.private and self.aggregator != "mean":
+            raise ValueError(
+                f"aggregator {self.aggregator!r} was asked for together with privacy, whose noise is sized for a clipped "
+                "sum: one device could move a robust mean further than C; leave aggregator out (clipping already bounds "
+                "what one device can do), or say private: false."
             )
         if self.expected_cohort < 1:
             raise ValueError(

@@ -231,7 +231,7 @@ class Rounds:
             devices.append(device)
         replies = list(self.grid.send_and_receive(messages, timeout=self.job.timeout)) if messages else []
         asked = {message.metadata.message_id: device for message, device in zip(messages, devices, strict=True)}
-        admitted = admit(replies, asked, self.dimension, self.settings.codec)
+        admitted = admit(replies, asked, self.dimension, self.settings.codec, most_norm=self.settings.gate_norm)
         up = sum(
             len(array.data)
             for reply in replies

@@ -117,3 +117,23 @@ def test_losses_are_taken_only_where_they_are_numbers(grid):
     replies[1].content[FACTS] = MetricRecord({"loss": float("nan")})
     admitted = admit(replies, asked, D)
     assert admitted.losses == (1.5,) and len(admitted.updates) == 3
+
+
+def test_nothing_in_a_reply_weighs_it(grid):
+    messages, asked = sent(grid, [3, 5, 6])
+    replies = [good(message) for message in messages]
+    replies[1].content[FACTS] = MetricRecord({"loss": 1.0, "num-examples": 10**9})
+    replies[2].content["metrics"] = MetricRecord({"num-examples": 10**9})
+    admitted = admit(replies, asked, D)
+    assert list(admitted.updates) == [3]
+    assert [rejection.device for rejection in admitted.rejections] == [5, 6]
+    assert all("nothing weighs" in rejection.reason for rejection in admitted.rejections)
+
+
+def test_an_update_longer_than_the_bound_is_dropped_and_named(grid):
+    messages, asked = sent(grid, [3, 5])
+    replies = [good(messages[0], 1.0), good(messages[1], 1e6)]
+    assert list(admit(replies, asked, D, most_norm=10.0).updates) == [3]
+    assert "at most 10" in admit(replies, asked, D, most_norm=10.0).rejections[0].reason
+    assert list(admit(replies, asked, D).updates) == [3, 5]
+    assert list(admit([good(messages[1], 3e38)], {"m1": 5}, D, most_norm=10.0).updates) == []  # its square overflows
