@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from apps.commands import audit
+from apps.commands import audit, devices
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -163,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
     settings(base)
 
     audit.add(command)
+    devices.add(command)
 
     model_help = "a model's folder, a run's folder, or 'base' (default: the newest run, else the base model)"
 

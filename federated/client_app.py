@@ -21,7 +21,6 @@ from federated import wire
 from federated.bench import Bench, Benches
 from federated.codecs import TopK, codec
 from federated.roster import device_number, introduce
-from federated.settings import FederatedConfig
 
 RESIDUAL = "residual"
 
@@ -52,7 +51,7 @@ def client_app(open_bench: Callable[[Context], Bench]) -> ClientApp:
         _check_layout(bench, layout)
         device = device_number(context)
         delta, loss = bench.train(device, round_number, vector)
-        update = _encode(delta, bench.settings, device, round_number, context)
+        update = _encode(delta, bench, device, round_number, context)
         return wire.reply(update, message, loss=None if bench.settings.private else loss)
 
     @flower_app.evaluate()
@@ -74,17 +73,29 @@ def client_app(open_bench: Callable[[Context], Bench]) -> ClientApp:
     return flower_app
 
 
-def _encode(delta: Tensor, settings: FederatedConfig, device: int, round_number: int, context: Context) -> Array:
-    """The update as it travels. What top-k leaves out stays in the device's own state, for its next update."""
+def _encode(delta: Tensor, bench: Bench, device: int, round_number: int, context: Context) -> Array:
+    """The update as it travels. What top-k leaves out stays on the device, for its next update."""
+    settings = bench.settings
     if settings.codec == "fp32":
         return wire.to_array(delta)
-    kept = context.state.array_records.get(RESIDUAL)
-    way = codec(settings.codec, wire.from_array(kept[wire.DELTA], len(delta)) if kept is not None else None)
+    rest = _load_rest(bench, device, round_number, len(delta), context) if settings.codec == "topk" else None
+    way = codec(settings.codec, rest)
     # Rounding needs no secrecy; drawn from (seed, device, round), it is the same in every runtime.
     payload = way.encode(delta, np.random.default_rng([settings.seed, device, round_number]))
     if isinstance(way, TopK) and way.residual is not None:
-        context.state[RESIDUAL] = ArrayRecord({wire.DELTA: wire.to_array(way.residual)})
+        if bench.store is not None:
+            bench.store.save(device, RESIDUAL, round_number, way.residual)
+        else:
+            context.state[RESIDUAL] = ArrayRecord({wire.DELTA: wire.to_array(way.residual)})
     return wire.pack(payload)
+
+
+def _load_rest(bench: Bench, device: int, round_number: int, dimension: int, context: Context) -> Tensor | None:
+    """What earlier updates of this device left out: from its disk, where it has a store, else from its memory."""
+    if bench.store is not None:
+        return bench.store.load(device, RESIDUAL, before=round_number, dimension=dimension)
+    kept = context.state.array_records.get(RESIDUAL)
+    return wire.from_array(kept[wire.DELTA], dimension) if kept is not None else None
 
 
 def _check_layout(bench: Bench, layout: str) -> None:

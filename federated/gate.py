@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from federated.codecs import codec
@@ -23,10 +24,11 @@ from federated.wire import DELTA, FACTS, UPDATE, from_array, unpack
 
 @dataclass(frozen=True)
 class Rejection:
-    """A device whose reply was not used, and why (one sentence, no content of the reply)."""
+    """A device whose reply was not used, and why (one sentence, no content of the reply). absent: it was not there."""
 
     device: int
     reason: str
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def admit(
         answered.add(device)
         reason, update = _judge(message, dimension, codec_name, most_norm)
         if update is None:
-            rejections.append(Rejection(device, reason))
+            rejections.append(Rejection(device, reason, absent=_absent(message)))
             continue
         updates[device] = update
         if (facts := message.content.metric_records.get(FACTS)) is not None:
@@ -81,7 +83,9 @@ def admit(
             if isinstance(loss, float) and math.isfinite(loss):
                 losses[device] = loss
     rejections.extend(
-        Rejection(device, "it did not answer in time") for device in asked.values() if device not in answered
+        Rejection(device, "it did not answer in time", absent=True)
+        for device in asked.values()
+        if device not in answered
     )
     return Admitted(
         updates={device: updates[device] for device in sorted(updates)},
@@ -90,12 +94,19 @@ def admit(
     )
 
 
+def _absent(message: Message) -> bool:
+    return message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE
+
+
 def _judge(
     message: Message, dimension: int, codec_name: CodecName, most_norm: float | None
 ) -> tuple[str, Tensor | None]:
     """(reason, None) for a reply that cannot be used, ("", update) for one that can."""
     if message.has_error():
-        return f"it failed: {message.error.reason or f'error {message.error.code}'}", None
+        return (
+            f"{'it was not used' if _absent(message) else 'it failed'}: {message.error.reason or f'error {message.error.code}'}",
+            None,
+        )
     records = message.content.array_records.get(UPDATE)
     if records is None or set(records) != {DELTA}:
         held = sorted(records) if records is not None else "no update"

@@ -12,6 +12,7 @@ and numbers that make no partition; the message says how many there are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -130,20 +131,42 @@ def picture(partition: Partition, labels: Sequence[Hashable], *, most_devices: i
     draw = ImageDraw.Draw(image)
     tallest = max(len(part) for part in shown)
     step = (width - 2 * margin) / len(shown)
+    base = height - 2 * margin  # below it the names of the classes
     for device, part in enumerate(shown):
-        bottom = float(height - margin)
+        counts = Counter(labels[index] for index in part)
+        bottom = float(base)
+        left = margin + device * step
         for name in names:
-            count = sum(labels[index] == name for index in part)
-            top = bottom - count / tallest * (height - 2 * margin)
-            if count:
-                left = margin + device * step
+            top = bottom - counts[name] / tallest * (base - margin)
+            if counts[name]:
                 draw.rectangle((left, top, left + max(1.0, step * 0.85), bottom), fill=colours[name])
             bottom = top
+    more = f" (the first {len(shown)} shown)" if len(shown) < len(partition) else ""
     caption = (
-        f"{len(partition)} devices, {sum(map(len, partition))} samples, {len(names)} classes; tallest bar: {tallest}"
+        f"{len(partition)} devices{more}, {sum(map(len, partition))} samples, {len(names)} classes; "
+        f"tallest bar: {tallest}"
     )
     draw.text((margin, 6), caption, fill="black")
+    _legend(draw, [(str(name), colours[name]) for name in names], margin, base + 8, width - margin)
     return image
+
+
+def _legend(
+    draw: ImageDraw.ImageDraw, entries: list[tuple[str, tuple[int, int, int]]], left: int, top: int, right: int
+) -> None:
+    """Class names with their colours, in at most two lines; "..." where there are more."""
+    x, y, line = float(left), float(top), 1
+    for name, colour in entries:
+        text = name if len(name) <= 24 else name[:23] + "…"
+        wide = 14 + draw.textlength(text) + 14
+        if x + wide > right - 20:
+            line, x, y = line + 1, float(left), y + 16
+            if line > 2:
+                draw.text((right - 16, top + 16), "...", fill="black")
+                return
+        draw.rectangle((x, y + 1, x + 9, y + 10), fill=colour)
+        draw.text((x + 13, y), text, fill="black")
+        x += wide
 
 
 def _colour(place: int, count: int) -> tuple[int, int, int]:

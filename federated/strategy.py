@@ -37,7 +37,7 @@ from federated.gate import Admitted, Rejection, admit
 from federated.roster import Roster
 from federated.server_optimiser import ServerOptimiser
 from federated.settings import FederatedConfig
-from federated.vector import check_vector
+from federated.vector import check_vector, norm_quantiles
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class RoundFacts:
 
     Public: round (from 1), rounds, epsilon (spent so far; None without privacy), update_norm (L2 of the released mean).
     For the operator only, never written by a private run: seconds, cohort, answered, rejections, bytes_up, bytes_down,
-    loss (None in a private run: devices do not send it).
+    loss (None in a private run: devices do not send it), norms (of the updates: ``vector.norm_quantiles``; empty in a
+    private run).
     """
 
     round: int
@@ -72,6 +73,7 @@ class RoundFacts:
     bytes_up: int
     bytes_down: int
     loss: float | None
+    norms: tuple[float, ...] = ()
 
     def public(self) -> Facts:
         return {"round": self.round, "epsilon": self.epsilon, "update_norm": self.update_norm}
@@ -83,7 +85,9 @@ class Job:
 
     initial: [d] float32, the adapters before the first round. layout: of the vector (``AdapterVector.layout``).
     run_dir: gets ``rounds/`` with the checkpoints and, in a private run, ``ledger.jsonl``.
-    timeout: seconds to wait for a round's replies; None waits for all of them.
+    timeout: seconds to wait for a round's replies; None waits for all of them. may_be_empty: a round whose devices are
+    all away is a round without updates (a simulated night) and no fault of the run. after_release: a function of the
+    released mean ``[d]`` and public constants only (post-processing), applied before the server's step.
     """
 
     settings: FederatedConfig
@@ -92,6 +96,8 @@ class Job:
     run_dir: Path
     progress: Callable[[RoundFacts], None] | None = None
     timeout: float | None = None
+    may_be_empty: bool = False
+    after_release: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,8 @@ class Rounds:
         account.ask(number)  # before anything is trained: a round that may not be released is not begun
         cohort = account.cohort(number)
         admitted, bytes_up, bytes_down = self._train(cohort, number)
-        if len(cohort) >= FEWEST_TO_JUDGE and not admitted.updates:
+        away = self.job.may_be_empty and all(rejection.absent for rejection in admitted.rejections)
+        if len(cohort) >= FEWEST_TO_JUDGE and not admitted.updates and not away:
             reasons = {rejection.reason for rejection in admitted.rejections}
             raise RunFailed(
                 f"all {len(cohort)} devices of round {number + 1} failed "
@@ -182,8 +189,11 @@ class Rounds:
                 "released or spent in it. Mend the cause and start again to resume."
             )
         for rejection in admitted.rejections:
-            logger.warning("round %d: device %d was dropped: %s", number + 1, rejection.device, rejection.reason)
+            level = logging.INFO if rejection.absent else logging.WARNING
+            logger.log(level, "round %d: device %d was dropped: %s", number + 1, rejection.device, rejection.reason)
         mean = account.release(number, admitted.updates, self.dimension)
+        if self.job.after_release is not None:
+            mean = self.job.after_release(mean)
         self.vector = self.optimiser.step(self.vector, mean)
         losses = admitted.losses
         facts = RoundFacts(
@@ -198,6 +208,7 @@ class Rounds:
             bytes_up=bytes_up,
             bytes_down=bytes_down,
             loss=sum(losses) / len(losses) if losses else None,
+            norms=() if self.settings.private else norm_quantiles(admitted.updates.values()),
         )
         self.history.append(facts.public())
         self.checkpoints.save(
@@ -223,7 +234,7 @@ class Rounds:
         for device in cohort:
             node = self.roster.node(device)
             if node is None:
-                absent.append(Rejection(device, "it is not connected"))
+                absent.append(Rejection(device, "it is not connected", absent=True))
                 continue
             messages.append(
                 self.grid.create_message(content, message_type=wire.TRAIN, dst_node_id=node, group_id=str(number + 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -73,3 +73,14 @@ def check_vector(vector: Tensor, dimension: int) -> None:
 def all_finite(vector: Tensor) -> bool:
     """Whether every number is finite: the float64 sum of float32 numbers is finite if and only if each of them is."""
     return math.isfinite(float(vector.sum(dtype=torch.float64)))
+
+
+def norm_quantiles(updates: Iterable[Tensor]) -> tuple[float, ...]:
+    """Least, quarter, middle, three quarters and most of the updates' L2 norms; () where there is none.
+
+    Private data: for runs without a claim, and for the operator's eyes.
+    """
+    norms = torch.tensor([float(torch.linalg.vector_norm(update, dtype=torch.float64)) for update in updates])
+    if not len(norms):
+        return ()
+    return tuple(torch.quantile(norms, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])).tolist())

@@ -106,6 +106,8 @@ class SGD:
         self.learning_rate = learning_rate
 
     def __call__(self, losses: Tensor, step: int) -> None:
+        if not losses.requires_grad:  # no parameter had a part in them: text alone passes by the image experts
+            return
         gradients = torch.autograd.grad(losses.mean(), self.parameters, allow_unused=True)
         with torch.no_grad():
             moved = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
