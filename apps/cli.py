@@ -13,9 +13,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from apps.commands import audit, devices
+from apps.commands import audit, deploy, devices, federate
+from apps.commands.overrides import overrides as _overrides
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -116,22 +116,6 @@ def _describe(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """``--set federated.rounds=3`` as a mapping; values are read as YAML, so numbers are numbers."""
-    import yaml
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign or not key:
-            raise ValueError(f"--set got {pair!r}; write it as key=value, for example federated.rounds=3.")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {key}: {value!r} is not a YAML value; put it in quotes.") from None
-    return found
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line, without importing what the commands need."""
     top = argparse.ArgumentParser(
@@ -162,6 +146,8 @@ def parser() -> argparse.ArgumentParser:
     base.add_argument("--out", type=Path, default=Path("runs/base"), help="where the model and its cache go")
     settings(base)
 
+    federate.add(command)
+    deploy.add(command)
     audit.add(command)
     devices.add(command)
 

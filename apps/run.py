@@ -11,7 +11,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ def check(config: str, overrides: dict[str, Any]) -> str:
 def plan_line(settings: RunConfig, noise: float) -> str:
     """What will be done and at what price, in one sentence."""
     federated = settings.federated
+    if not federated.private:
+        return (
+            f"{federated.households:,} households, {federated.rounds} rounds of about {federated.expected_cohort:.0f}, "
+            "without clipping or noise: no privacy is claimed"
+        )
     return (
         f"{federated.households:,} households, {federated.rounds} rounds of about {federated.expected_cohort:.0f} "
         f"(Poisson), clipping norm {federated.clip_norm:g}, noise multiplier {noise:.3f}: "
@@ -46,13 +51,7 @@ def plan_line(settings: RunConfig, noise: float) -> str:
 def run(config: str, overrides: dict[str, Any], *, out: Path | None = None, restart: bool = False) -> Path:
     """Do the main job; returns the run's folder. Raises ConfigError, ValueError or OSError with one sentence."""
     settings = load_config(config, RunConfig, overrides)
-    folder = out or Path("runs") / settings.name
-    if restart and folder.exists():
-        aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        folder.rename(aside)
-        if (beside := Job(settings, folder).beside).exists():
-            beside.rename(Job(settings, aside).beside)
-        print(f"the earlier run is now in {aside}")
+    folder = run_folder(settings, out, restart=restart)
     job = Job(settings, folder)
     job.begin()
     job.train()
@@ -63,17 +62,34 @@ def run(config: str, overrides: dict[str, Any], *, out: Path | None = None, rest
     return folder
 
 
-class Job:
-    """One run and its folder. Every stage may be called again; what is done is not done twice."""
+def run_folder(settings: RunConfig, out: Path | None, *, restart: bool) -> Path:
+    """The run's folder. ``restart``: an earlier run in it is moved aside, never removed."""
+    folder = out or Path("runs") / settings.name
+    if restart and folder.exists():
+        aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        folder.rename(aside)
+        if (beside := Job(settings, folder).beside).exists():
+            beside.rename(Job(settings, aside).beside)
+        print(f"the earlier run is now in {aside}")
+    return folder
 
-    def __init__(self, settings: RunConfig, folder: Path) -> None:
+
+class Job:
+    """One run and its folder. Every stage may be called again; what is done is not done twice.
+
+    train_elsewhere(work, progress): trains on another runtime than this process (``federated.runtimes``).
+    """
+
+    def __init__(self, settings: RunConfig, folder: Path, train_elsewhere: Callable[..., Any] | None = None) -> None:
         self.settings, self.folder = settings, folder
+        self._train_elsewhere = train_elsewhere
 
     def begin(self) -> None:
         """Open the folder: write the resolved settings and versions, or check that they are these."""
         from federated.accounts import planned_noise
 
-        noise = planned_noise(self.settings.federated)  # refuses an impossible budget before anything is written
+        # Refuses an impossible budget before anything is written.
+        noise = planned_noise(self.settings.federated) if self.settings.federated.private else 0.0
         mark = self.folder / "run.json"
         facts: dict[str, Any] = {"config_hash": config_hash(self.settings)}
         if mark.exists():
@@ -101,10 +117,12 @@ class Job:
         if (self.folder / "model" / "model.safetensors").is_file():
             return
         settings = self.settings.federated
-        result, seconds = self._federate(settings, self.folder, "private training")
+        title = "private training" if settings.private else "training without privacy"
+        result, seconds = self._federate(settings, self.folder, title)
+        spent = "" if result.epsilon is None else f"epsilon {result.epsilon:.3f} of {settings.epsilon:g} spent, "
         _say(
-            f"private training: {settings.rounds} rounds in {seconds:.0f} s, epsilon {result.epsilon:.3f} of "
-            f"{settings.epsilon:g} spent, {result.vector.numel():,} adapter weights travelled"
+            f"{title}: {settings.rounds} rounds in {seconds:.0f} s, {spent}"
+            f"{result.vector.numel():,} adapter weights travelled"
         )
 
     def ceiling(self) -> None:
@@ -127,8 +145,8 @@ class Job:
         _say(f"non-private ceiling: {settings.steps} steps in {time.monotonic() - began:.0f} s (never to be released)")
 
     def _federate(self, settings: Any, folder: Path, title: str) -> tuple[Any, float]:
-        from federated.simulation import train_on_photos
-        from mmslm.pretrained import load_model, save_model
+        from federated.job import trained_model
+        from mmslm.pretrained import save_model
 
         began = time.monotonic()
         with _bar(title, settings.rounds, "round") as bar:
@@ -136,15 +154,33 @@ class Job:
             def told(facts: Any) -> None:
                 bar.update(facts.round - bar.n)
                 spent = {} if facts.epsilon is None else {"epsilon": f"{facts.epsilon:.2f}"}
-                bar.set_postfix(**spent, devices=facts.answered)
+                devices = {"devices": facts.answered} if hasattr(facts, "answered") else {}
+                bar.set_postfix(**spent, **devices)
 
-            trained = train_on_photos(
-                settings, base=self.base, population=self.population(), run_dir=folder, progress=told
-            )
+            train = self._train_elsewhere or self._train_here
+            result = train(self.work(settings, folder), told)
             bar.update(settings.rounds - bar.n)
-        _, processor = load_model(self.base)
-        save_model(trained.model, processor, folder / "model")  # type: ignore[arg-type]
-        return trained.result, time.monotonic() - began
+        model, processor = trained_model(self.base, settings, result.vector)
+        save_model(model, processor, folder / "model")  # type: ignore[arg-type]
+        return result, time.monotonic() - began
+
+    def _train_here(self, work: Any, progress: Any) -> Any:
+        from federated.simulation import train_on_photos
+
+        return train_on_photos(
+            work.settings, base=self.base, population=self.population(), run_dir=work.run_dir, progress=progress
+        ).result
+
+    def work(self, settings: Any, folder: Path) -> Any:
+        """What is to be trained, in the words that every runtime understands."""
+        from federated.job import Work
+
+        data = self.settings.data
+        source: dict[str, Any] = {"data_seed": data.seed}
+        if data.source == "coco":
+            source = {"data": str(data.folder), "data_owner": data.owner_key or ""}
+            source["held_out"] = self.settings.evaluation.households
+        return Work(settings, folder, base=self.settings.base, **source)
 
     @property
     def beside(self) -> Path:
@@ -159,14 +195,7 @@ class Job:
 
     def population(self) -> Any:
         """The devices that train."""
-        from federated.devices import PhotosByOwner, SceneHouseholds
-
-        settings, data = self.settings.federated, self.settings.data
-        if data.source == "scenes":
-            return SceneHouseholds(settings.households, settings.photos_per_household, seed=data.seed)
-        held_out = {photo.owner for photo in self.held_out()}
-        photos = [photo for photo in self._coco() if photo.owner not in held_out]
-        return PhotosByOwner(photos, settings.photos_per_household)
+        return self.work(self.settings.federated, self.folder).population()
 
     def held_out(self) -> list[Any]:
         """Photos of households that never train: of scenes beyond the last one, of real data every fifth owner's."""
@@ -176,10 +205,11 @@ class Job:
 
             homes = [household(HELD_OUT + index, seed=data.seed) for index in range(evaluation.households)]
             return [home.photo(place) for home in homes for place in range(evaluation.photos_per_household)]
+        from federated.job import held_out_owners
+
         photos = self._coco()
-        owners = sorted({photo.owner for photo in photos})[::5][: evaluation.households]
         chosen: list[Any] = []
-        for owner in owners:
+        for owner in sorted(held_out_owners(photos, evaluation.households)):
             chosen += [photo for photo in photos if photo.owner == owner][: evaluation.photos_per_household]
         return chosen
 

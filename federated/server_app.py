@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from federated.strategy import Job, Result, Rounds
+from federated.grid import InProcessGrid
+from federated.polling_grid import PollingGrid
+from federated.strategy import Job, Result, Rounds, RunFailed
+
+LONGEST_WAIT = 120.0  # seconds for the devices of a deployment to connect
 
 
 def server_app(open_job: Callable[[Context], Job], finish: Callable[[Context, Job, Result], None]) -> ServerApp:
@@ -16,10 +21,25 @@ def server_app(open_job: Callable[[Context], Job], finish: Callable[[Context, Jo
 
     @flower_app.main()
     def main(grid: Grid, context: Context) -> None:
+        if not isinstance(grid, InProcessGrid):
+            grid = PollingGrid(grid)
         job = open_job(context)
+        wait_for_devices(grid, int(context.run_config.get("wait-for", 0)))
         finish(context, job, Rounds(grid, job).run())
 
     return flower_app
+
+
+def wait_for_devices(grid: Grid, fewest: int, seconds: float = LONGEST_WAIT) -> None:
+    """Return when ``fewest`` nodes are connected. RunFailed where they are not after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while fewest and (connected := len(list(grid.get_node_ids()))) < fewest:
+        if time.monotonic() > deadline:
+            raise RunFailed(
+                f"{connected} of {fewest} devices were connected after {seconds:.0f} s; start the others, or set wait-for "
+                "to fewer. Nothing was released or spent."
+            )
+        time.sleep(0.2)
 
 
 def _open_from_run_config(context: Context) -> Job:

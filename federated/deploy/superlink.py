@@ -1,0 +1,117 @@
+"""The SuperLink of a deployment: Flower's own, with TLS, registered keys only, and one door for strangers.
+
+Flower serves three things on one port: Fleet (for nodes, each request signed with a registered key), Control (start runs,
+register keys) and Runtime (for the SuperLink's own parts). Without accounts, Control asks nobody who they are: whoever
+reaches the port could register a key of their own. So here Control, Runtime and the rest answer to this machine only, and
+other machines find Fleet alone. The ServerApp runs in a worker of ours (``federated.deploy.server_worker``).
+
+What it refuses: to start without the deployment's certificate and key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from federated.deploy.credentials import Deployment
+from federated.deploy.family import Part, supervise
+
+logger = logging.getLogger(__name__)
+
+FLEET = "/v1/fleet/"
+
+
+class FleetOnlyFromOutside:
+    """ASGI middleware: other machines may ask for Fleet and nothing else."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket") and not scope["path"].startswith(FLEET) and not _from_here(scope):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            body = b"Only this SuperLink's own machine may ask for this.\n"
+            headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self._app(scope, receive, send)
+
+
+def _from_here(scope: dict[str, Any]) -> bool:
+    """Whether the peer is this machine. A forwarded header is never believed: anybody can write one."""
+    client, server = scope.get("client"), scope.get("server")
+    if not client:
+        return False
+    try:
+        return ipaddress.ip_address(client[0]).is_loopback or (server is not None and client[0] == server[0])
+    except ValueError:
+        return False
+
+
+def command(deployment: Deployment, *, host: str, secret: Path) -> list[str]:
+    """Flower's command line for this deployment, listening on ``host``; ``secret`` is known to its worker too."""
+    files = deployment.superlink
+    return [
+        "flower-superlink",
+        *("--ssl-ca-certfile", str((files / "ca.crt").absolute())),
+        *("--ssl-certfile", str((files / "server.pem").absolute())),
+        *("--ssl-keyfile", str((files / "server.key").absolute())),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", str(secret)),
+        *("--host", host),
+        *("--port", str(deployment.port)),
+        *("--database", str((files / "state.db").absolute())),
+    ]
+
+
+def serve(deployment: Deployment, *, host: str) -> None:
+    """Run the SuperLink and its worker until stopped; either is started again if it dies."""
+    # Imported before the forks, so that they share it.
+    from federated import job
+    from federated.deploy import server_worker
+    from federated.server_app import app
+
+    logger.debug("loaded %s", job.__name__)
+    os.umask(0o077)  # the database and the log say which device took part when
+    certificate = (deployment.superlink / "ca.crt").read_bytes()
+    with tempfile.TemporaryDirectory(prefix="mmslm-superlink-") as scratch:
+        secret = Path(scratch) / "secret"
+        secret.write_bytes(secrets.token_bytes(32))
+        line = command(deployment, host=host, secret=secret)
+        here = f"127.0.0.1:{deployment.port}"
+        supervise(
+            [
+                Part("the SuperLink", lambda: _superlink(line)),
+                Part("its worker", lambda: server_worker.work(here, certificate, secret.read_bytes(), app)),
+            ]
+        )
+
+
+def _superlink(line: list[str]) -> None:
+    import uvicorn
+    from flwr.superlink import extensions
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+    from starlette.middleware import Middleware
+
+    # Flower asks its extensions for middleware; ours is the only one, and stands outermost.
+    extensions.get_middleware = lambda: (Middleware(FleetOnlyFromOutside),)
+    run = uvicorn.run
+
+    def without_proxies(*arguments: Any, **options: Any) -> None:
+        # uvicorn would take a peer's address from a header that the peer wrote.
+        run(*arguments, **options | {"proxy_headers": False, "access_log": False})
+
+    uvicorn.run = without_proxies
+    sys.argv = line
+    flower_superlink()
