@@ -35,6 +35,15 @@ class MMSLMPreTrainedModel(PreTrainedModel):
         if isinstance(module, LowRankDelta):
             init.zeros_(module.b.weight)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, which makes every weight trainable; what is frozen by construction is then frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
+            if hasattr(module, "freeze_fixed"):
+                module.freeze_fixed()
+        return loaded
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write config.json and model.safetensors. Refuses `safe_serialization=False` with ValueError."""
         if kwargs.get("safe_serialization") is False:

@@ -172,7 +172,12 @@ class LowRankDelta(nn.Module):
         super().__init__()
         self.a = nn.Linear(in_features, rank, bias=False)
         self.b = nn.Linear(rank, out_features, bias=False)
-        self.a.weight.requires_grad_(train == "ab")
+        self.fixed = train == "b"
+        self.freeze_fixed()
+
+    def freeze_fixed(self) -> None:
+        """Freeze A where only B is trained."""
+        self.a.weight.requires_grad_(not self.fixed)
 
     def reset(self, generator: torch.Generator) -> None:
         """Draw A from the generator (on the CPU, so every device draws the same) and set B to zero."""

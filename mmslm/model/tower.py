@@ -149,6 +149,10 @@ class FrozenTower(nn.Module):
         """A frozen tower stays in evaluation mode."""
         return super().train(False)
 
+    def freeze_fixed(self) -> None:
+        """Freeze the whole tower."""
+        self.trunk.requires_grad_(False)
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         check_pixels(pixel_values, self.config)
         batch, count = pixel_values.shape[:2]
