@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from apps.commands import audit, deploy, devices, federate
+from apps.commands import audit, calibrate, deploy, devices, federate, init
 from apps.commands.overrides import overrides as _overrides
 
 Handler = Callable[[argparse.Namespace], int]
@@ -150,6 +150,8 @@ def parser() -> argparse.ArgumentParser:
     deploy.add(command)
     audit.add(command)
     devices.add(command)
+    init.add(command)
+    calibrate.add(command)
 
     model_help = "a model's folder, a run's folder, or 'base' (default: the newest run, else the base model)"
 

@@ -1,4 +1,4 @@
-"""From pretrained parts to an mmslm model: a Llama-layout language model and an open_clip or timm image tower.
+"""From pretrained parts to an mmslm model: a Llama-layout language model, and how it meets its image front end.
 
 SmolLM2, MobileLLM, TinyLlama and other checkpoints of the Llama layout keep their function exactly: text-only logits of
 the converted model are transformers' own. What cannot be converted exactly is refused by name: other activations, scaled
@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmslm.model.configuration import MMSLMConfig, MMSLMTextConfig, MMSLMVisionConfig
 from mmslm.model.modeling import MMSLMForConditionalGeneration
 from mmslm.tokenizer import ASSISTANT, BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, UNK, USER, MMSLMTokenizer
+from mmslm.tower_conversion import load_tower, vision_config
 
 logger = logging.getLogger(__name__)
 
@@ -191,98 +192,6 @@ def convert_tokenizer(folder: Path) -> MMSLMTokenizer:
         chat_template=CHAT_TEMPLATE,
     )
     return tokenizer
-
-
-def vision_config(vision: str, exit_after: int | None = None, image_size: int | None = None) -> MMSLMVisionConfig:
-    """The configuration of a front end: "conv_stem", "patch", "open_clip:ARCHITECTURE" or "timm:NAME".
-
-    image_size: pixels; default the tower's own, or 96. Raises ValueError for an unknown tower or early exit.
-    """
-    if vision in ("conv_stem", "patch"):
-        return MMSLMVisionConfig(kind=vision, image_size=image_size or 96)  # type: ignore[arg-type]
-    from mmslm.model.tower import make_trunk, read_features
-
-    trunk: Any = make_trunk(vision)
-    side, mean, std = _tower_input(vision, trunk)
-    side = image_size or side
-    with torch.no_grad():
-        features = read_features(trunk.eval(), torch.zeros(1, 3, side, side), exit_after)
-    return MMSLMVisionConfig(
-        kind="tower",
-        tower=vision,
-        tower_exit=exit_after,
-        tower_grid=round(features.shape[1] ** 0.5),
-        tower_mean=mean,
-        tower_std=std,
-        image_size=side,
-        hidden_size=int(features.shape[2]),
-    )
-
-
-def _tower_input(vision: str, trunk: Any) -> tuple[int, list[float], list[float]]:
-    """The side, mean and standard deviation that a tower was trained with."""
-    library, _, name = vision.partition(":")
-    if library == "open_clip":
-        import open_clip
-
-        settings = open_clip.get_model_config(name)["vision_cfg"]
-        # Pretrained tags say how their pictures were normalised; an architecture without a tag takes CLIP's own.
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        given = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
-        mean = given.get("mean") or settings.get("image_mean") or open_clip.OPENAI_DATASET_MEAN
-        std = given.get("std") or settings.get("image_std") or open_clip.OPENAI_DATASET_STD
-        size = settings["image_size"]
-        return int(size if isinstance(size, int) else size[0]), list(mean), list(std)
-    cfg = trunk.pretrained_cfg
-    return int(cfg["input_size"][-1]), list(cfg["mean"]), list(cfg["std"])
-
-
-def load_tower(model: MMSLMForConditionalGeneration, vision: str, weights: str | Path) -> None:
-    """Give the frozen tower its weights: a safetensors file of the timm trunk, an open_clip tag, or "random".
-
-    Raises ValueError where they do not fit.
-    """
-    from mmslm.model.tower import FrozenTower, freeze_trunk, make_trunk
-
-    tower = model.model.vision_tower
-    assert isinstance(tower, FrozenTower)
-    library, _, name = vision.partition(":")
-    if str(weights) == "random":
-        tower.trunk = freeze_trunk(make_trunk(vision))
-        return
-    trunk = make_trunk(vision)
-    if Path(weights).is_file():
-        if Path(weights).suffix != ".safetensors":
-            raise ValueError(f"{weights} is no safetensors file; pickled weights are not read.")
-        state = load_file(weights)
-        state = {key.removeprefix("visual.").removeprefix("trunk."): value for key, value in state.items()}
-    else:
-        state = _fetch_tower(library, name, str(weights))
-    keys = set(trunk.state_dict())
-    missing = sorted(keys - set(state))
-    if missing:
-        raise ValueError(f"{weights} has no {missing[0]}, so it is not the tower {vision}; check both.")
-    trunk.load_state_dict({key: value for key, value in state.items() if key in keys})
-    tower.trunk = freeze_trunk(trunk)
-
-
-def _fetch_tower(library: str, name: str, tag: str) -> dict[str, Tensor]:
-    if library == "open_clip":
-        import open_clip
-
-        known = open_clip.list_pretrained_tags_by_model(name)
-        if tag not in known:
-            raise ValueError(
-                f"{tag!r} is neither a file nor a pretrained tag of {name} ({', '.join(known) or 'none'})."
-            )
-        visual: nn.Module = open_clip.create_model(name, pretrained=tag).visual
-        return {k.removeprefix("trunk."): v for k, v in visual.state_dict().items() if k.startswith("trunk.")}
-    import timm
-
-    if tag != "pretrained":
-        raise ValueError(f'{tag!r} is no file; for timm towers give a safetensors file or "pretrained".')
-    fetched: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
-    return dict(fetched.state_dict())
 
 
 def model_config(

@@ -20,6 +20,7 @@ from mmslm.registration import register
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+MOST_TOKENS = 100  # of a picture, where nobody says how its cells are folded
 
 
 def save_model(model: MMSLMForConditionalGeneration, processor: MMSLMProcessor, folder: str | Path) -> Path:
@@ -48,7 +49,7 @@ def init_model(
     vision_weights: str | Path | None = None,
     vision_exit: int | None = None,
     image_size: int | None = None,
-    pixel_shuffle: int = 2,
+    pixel_shuffle: int | None = None,
     seed: int = 0,
 ) -> Path:
     """Build a vision-language model from pretrained parts and write it to `out_dir`.
@@ -56,7 +57,8 @@ def init_model(
     language: directory or hub name of a Llama-layout checkpoint. vision: "open_clip:ARCHITECTURE" or "timm:NAME" (a
     frozen tower), "conv_stem" or "patch" (from scratch). vision_weights, for a tower: a safetensors file, an open_clip
     tag, "pretrained" (timm) or "random". vision_exit: stop after this stage or block of the tower. image_size: pixels
-    (default the tower's). The projector is new and must be trained. Raises FileNotFoundError and ValueError.
+    (default the tower's). pixel_shuffle: default the least that leaves at most 100 tokens a picture. The projector is
+    new and must be trained. Raises FileNotFoundError and ValueError.
     """
     from mmslm import conversion
 
@@ -67,11 +69,16 @@ def init_model(
         raise ValueError(
             f"The tower {vision} needs vision_weights: a safetensors file, a pretrained tag, or 'random' on purpose."
         )
+    if tower and str(vision_weights) != conversion.RANDOM and not Path(str(vision_weights)).is_file():
+        conversion.hub_repository(vision, str(vision_weights))  # refused before anything large is read
     source = conversion.read_language(language)
     tokenizer = conversion.convert_tokenizer(source.folder)
     rows = len(source.weights["model.embed_tokens.weight"])
     text = conversion.text_config(source, max(rows, len(tokenizer)))
-    front = conversion.vision_config(vision, vision_exit, image_size)
+    front = conversion.vision_config(vision, vision_exit, image_size, vision_weights)
+    if pixel_shuffle is None:
+        sides = [s for s in range(1, front.grid_size + 1) if front.grid_size % s == 0]
+        pixel_shuffle = next(s for s in sides if (front.grid_size // s) ** 2 <= MOST_TOKENS)
     config = conversion.model_config(text, front, tokenizer, pixel_shuffle, source.tied)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -129,7 +136,7 @@ def load_model(
             raise FileNotFoundError(f"{path} holds no {name}; give a model directory that mmslm wrote.")
     register()
     config = _config(path)
-    model = MMSLMForConditionalGeneration(config)
+    model = _shell(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     state: dict[str, torch.Tensor] = {}
     try:
@@ -151,9 +158,20 @@ def load_model(
     )
     if bad is not None:
         raise ValueError(f"{path / WEIGHTS} holds numbers that are not finite in {bad}; use an earlier checkpoint.")
-    model.load_state_dict(state, strict=False)
+    # The file's own memory becomes the weights: nothing is held twice.
+    model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return model.to(dtype=dtype).eval(), MMSLMProcessor.load(path)  # type: ignore[call-arg, arg-type]
+
+
+def _shell(config: MMSLMConfig) -> MMSLMForConditionalGeneration:
+    """A model whose weights have no memory yet, where its parts allow that (all that they hold is in the weights)."""
+    with torch.device("meta"):
+        model = MMSLMForConditionalGeneration(config)
+    kept = set(model.state_dict())
+    if all(name in kept for name, _ in model.named_buffers()):
+        return model
+    return MMSLMForConditionalGeneration(config)
 
 
 def _config(path: Path) -> MMSLMConfig:

@@ -1,7 +1,7 @@
 """The keys and values that generation keeps: one block of memory per slot, filled from the front.
 
 transformers' caches concatenate for every token or mask their whole length; here a token is written in place and
-attention sees a view. It refuses to be overfilled.
+attention sees a view. It refuses to be overfilled. Models with linear attention keep sums instead (`SumCache`).
 """
 
 from collections.abc import Sequence
@@ -88,4 +88,40 @@ class SlotCache:
         return sum(block.numel() * block.element_size() for block in (*self.keys, *self.values))
 
 
-__all__ = ["SlotCache"]
+class SumCache(SlotCache):
+    """The sums of linear attention, per slot [B, G, d, d] and [B, G, d] in fp32, whatever the number of tokens."""
+
+    @classmethod
+    def empty(cls, slots: int, batch: int, heads: int, capacity: int, width: int, like: Tensor) -> "SumCache":
+        """Sums of nothing; any number of tokens fits."""
+        keys = [torch.zeros(batch, heads, width, width, device=like.device) for _ in range(slots)]
+        return cls(keys, [torch.zeros(batch, heads, width, device=like.device) for _ in range(slots)], 0)
+
+    @classmethod
+    def from_prefixes(cls, prefixes: Sequence[SlotCache], capacity: int) -> "SumCache":
+        """One batch whose rows start from these sums; they stay untouched. Raises ValueError for different lengths."""
+        lengths = {prefix.length for prefix in prefixes}
+        if len(lengths) != 1:
+            raise ValueError(f"Prefixes of lengths {sorted(lengths)} cannot share a batch; group them by length.")
+        slots = range(len(prefixes[0].keys))
+        return cls(
+            [torch.cat([prefix.keys[slot] for prefix in prefixes]) for slot in slots],
+            [torch.cat([prefix.values[slot] for prefix in prefixes]) for slot in slots],
+            lengths.pop(),
+        )
+
+    def rows(self) -> list[SlotCache]:
+        """The batch's rows as sums of their own."""
+        return [
+            SumCache([k[row : row + 1] for k in self.keys], [v[row : row + 1] for v in self.values], self.length)
+            for row in range(self.keys[0].shape[0])
+        ]
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, count: int = 0) -> tuple[Tensor, Tensor]:
+        """Add the sums of new tokens; returns the sums of those before. `advance` counts the tokens."""
+        before = self.keys[layer_idx], self.values[layer_idx]
+        self.keys[layer_idx], self.values[layer_idx] = before[0] + key_states, before[1] + value_states
+        return before
+
+
+__all__ = ["SlotCache", "SumCache"]

@@ -1,64 +1,77 @@
-"""How sure a reply is, in numbers that mean something and in words for people.
+"""How sure a reply is, in numbers that mean something.
 
-A language model's probabilities are over-confident. A calibration maps the raw confidence of a reply (the geometric mean
-of its tokens' probabilities) to the share of replies with that confidence that were right, on held-out pictures: a
-monotone step fit by pooling adjacent violators (isotonic regression: Ayer et al. 1955), interpolated between steps.
-It refuses to be fitted on fewer than 20 replies, and files that hold anything but rising numbers from 0 to 1.
+A language model's probabilities need not mean what they say. A calibration maps the raw confidence of a reply (the
+geometric mean of its tokens' probabilities) to how often such replies were right on held-out pictures: a logistic curve of
+two parameters in the logit of the raw confidence (Platt 1999, whose smoothed targets keep it finite). Two parameters need
+hundreds of replies, not thousands, and cannot follow their noise. It refuses to be fitted on fewer than 200 replies, or
+where higher confidence did not mean more often right, and files that hold anything else.
 """
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 FILE_NAME = "calibration.json"
-FEWEST = 20
+FEWEST = 200
+_EDGE = 1e-6
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Raw confidence -> calibrated confidence: linear between the points (raw[i], right[i]), constant outside."""
+    """Raw confidence c -> 1 / (1 + exp(-(slope * logit(c) + intercept))). slope 1, intercept 0 change nothing."""
 
-    raw: tuple[float, ...]
-    right: tuple[float, ...]
+    slope: float
+    intercept: float
 
     def __post_init__(self) -> None:
-        values = (*self.raw, *self.right)
-        if len(self.raw) != len(self.right) or not self.raw or not all(0.0 <= v <= 1.0 for v in values):
-            raise ValueError("A calibration needs as many raw as right values, all from 0 to 1.")
-        if any(b < a for row in (self.raw, self.right) for a, b in pairwise(row)):
-            raise ValueError("A calibration's values must rise; this one falls somewhere. Fit it anew.")
+        if not (math.isfinite(self.slope) and math.isfinite(self.intercept) and self.slope > 0.0):
+            raise ValueError(
+                f"A calibration has a slope above 0 and a finite intercept; got {self.slope} and {self.intercept}. "
+                "Fit it anew."
+            )
 
     def __call__(self, confidence: float) -> float:
         """The calibrated confidence, 0 to 1."""
-        return float(np.interp(confidence, self.raw, self.right))
+        return float(1.0 / (1.0 + np.exp(-(self.slope * _logit(confidence) + self.intercept))))
 
     @classmethod
     def fit(cls, confidences: Sequence[float], correct: Sequence[bool]) -> "Calibration":
-        """From replies on held-out pictures: raw confidences and whether each was right. Raises ValueError."""
+        """From replies on held-out pictures: raw confidences and whether each was right; maximum likelihood by Newton's
+        method. Raises ValueError."""
         if len(confidences) != len(correct) or len(confidences) < FEWEST:
             raise ValueError(
                 f"Got {len(confidences)} confidences and {len(correct)} verdicts; give one verdict per confidence, "
                 f"at least {FEWEST}."
             )
-        order = np.argsort(np.asarray(confidences, dtype=np.float64), kind="stable")
-        # Blocks of (weight, mean of raw, mean of right), merged while they fall.
-        blocks: list[tuple[float, float, float]] = []
-        for index in order:
-            blocks.append((1.0, float(confidences[index]), float(correct[index])))
-            while len(blocks) > 1 and blocks[-2][2] >= blocks[-1][2]:
-                (n, x, y), (m, u, v) = blocks[-2], blocks[-1]
-                blocks[-2:] = [(n + m, (n * x + m * u) / (n + m), (n * y + m * v) / (n + m))]
-        return cls(tuple(block[1] for block in blocks), tuple(block[2] for block in blocks))
+        right = np.asarray(correct, dtype=np.float64)
+        hits = right.sum()
+        if hits in (0, len(right)):
+            raise ValueError(f"All {len(right)} verdicts are the same; give replies of which some are right.")
+        target = np.where(right > 0, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
+        x = np.stack([_logit(np.asarray(confidences, dtype=np.float64)), np.ones(len(right))], axis=1)
+        weights = np.zeros(2)
+        for _ in range(100):
+            said = 1.0 / (1.0 + np.exp(-(x @ weights)))
+            curvature = (x * (said * (1 - said))[:, None]).T @ x + 1e-9 * np.eye(2)
+            step = np.linalg.solve(curvature, x.T @ (said - target))
+            weights = weights - step
+            if np.abs(step).max() < 1e-10:
+                break
+        if not weights[0] > 0:
+            raise ValueError(
+                "Replies of higher confidence were not more often right, so confidence cannot be calibrated."
+            )
+        return cls(float(weights[0]), float(weights[1]))
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path) -> Path:
         """Write calibration.json into a model directory."""
-        data = {"raw": list(self.raw), "right": list(self.right)}
-        (Path(folder) / FILE_NAME).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        path = Path(folder) / FILE_NAME
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        return path
 
     @classmethod
     def load(cls, folder: str | Path) -> "Calibration | None":
@@ -68,58 +81,14 @@ class Calibration:
             return None
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            return cls(tuple(float(v) for v in data["raw"]), tuple(float(v) for v in data["right"]))
+            return cls(float(data["slope"]), float(data["intercept"]))
         except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no calibration ({error}); fit it anew or delete it.") from error
 
 
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Replies whose confidence lies in [low, high): how many, their mean confidence and the share that was right."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    right: float
+def _logit(confidence: float | np.ndarray) -> np.ndarray:
+    inside = np.clip(confidence, _EDGE, 1 - _EDGE)
+    return np.asarray(np.log(inside / (1 - inside)))
 
 
-def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> list[ReliabilityBin]:
-    """The reliability figure's points: equal-width bins of confidence, empty ones left out."""
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    values, verdicts = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    place = np.minimum((values * bins).astype(int), bins - 1)
-    found = []
-    for index in range(bins):
-        chosen = place == index
-        if chosen.any():
-            found.append(
-                ReliabilityBin(
-                    float(edges[index]),
-                    float(edges[index + 1]),
-                    int(chosen.sum()),
-                    float(values[chosen].mean()),
-                    float(verdicts[chosen].mean()),
-                )
-            )
-    return found
-
-
-def calibration_error(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> float:
-    """Expected calibration error, 0 (perfect) to 1: mean distance of confidence and share right, weighted by count
-    (Naeini et al. 2015)."""
-    points = reliability(confidences, correct, bins)
-    total = sum(point.count for point in points)
-    if not total:
-        return math.nan
-    return sum(point.count * abs(point.confidence - point.right) for point in points) / total
-
-
-def wording(confidence: float) -> str:
-    """How to say a calibrated confidence: "" (0.8 and more), "probably" (0.5 and more) or "I am not sure"."""
-    if confidence >= 0.8:
-        return ""
-    return "probably" if confidence >= 0.5 else "I am not sure"
-
-
-__all__ = ["Calibration", "ReliabilityBin", "calibration_error", "reliability", "wording"]
+__all__ = ["FEWEST", "Calibration"]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmslm.generation.cache import SlotCache
+from mmslm.generation.cache import SlotCache, SumCache
 from mmslm.generation.confidence import Calibration
 from mmslm.model.experts import ImageTokens
 from mmslm.model.masks import attention_pattern
@@ -87,13 +87,21 @@ class Narrator:
         )
         self._silent = torch.tensor(sorted(silent), dtype=torch.long)
         self._limit = int(config.max_position_embeddings)
+        self._linear = config.linear_attention
         self._patterned = config.prefix_lm or config.text_window is not None
+        self._kind = SumCache if config.linear_attention else SlotCache
 
     @classmethod
     def load(
-        cls, source: str | Path = "base", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path = "base",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        int8: bool = False,
     ) -> "Narrator":
         """From a model directory, or "base" for the model that ships with the package. No network is used.
+
+        int8: the language model's matrices in eight bits, for CPUs (see `mmslm.generation.int8`).
 
         Raises FileNotFoundError where the directory or a part of it is missing, ValueError where it is damaged.
         """
@@ -101,7 +109,12 @@ class Narrator:
 
         folder = Path(str(resources.files("mmslm"))) / "assets" / "base" if str(source) == "base" else Path(source)
         model, processor = load_model(folder, dtype=dtype)
-        return cls(model.to(device), processor, Calibration.load(folder))  # type: ignore[arg-type]
+        model = model.to(device)  # type: ignore[arg-type]
+        if int8:
+            from mmslm.generation.int8 import to_int8
+
+            to_int8(model)
+        return cls(model, processor, Calibration.load(folder))
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
@@ -154,7 +167,7 @@ class Narrator:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; give at least 1.")
         ids = self._history(history) + self.processor.encode_prompt(prompt)
         room = self._room(encoded.prefix.length + len(ids), max_new_tokens)
-        cache = SlotCache.from_prefixes([encoded.prefix], encoded.prefix.length + len(ids) + room)
+        cache = self._kind.from_prefixes([encoded.prefix], encoded.prefix.length + len(ids) + room)
         step = torch.tensor([ids], device=self._device)
         # A character of several bytes shows once it is whole; one that never becomes whole is left out.
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -219,7 +232,7 @@ class Narrator:
         start = rows[0][0].prefix.length
         longest = max(len(ids) for _, ids in rows)
         room = self._room(start + longest, max_new_tokens)
-        cache = SlotCache.from_prefixes([encoded.prefix for encoded, _ in rows], start + longest + room)
+        cache = self._kind.from_prefixes([encoded.prefix for encoded, _ in rows], start + longest + room)
         padding = torch.tensor([longest - len(ids) for _, ids in rows], device=self._device)
         pad_id = int(self.processor.tokenizer.pad_token_id)
         step = torch.tensor([[pad_id] * (longest - len(ids)) + ids for _, ids in rows], device=self._device)
@@ -281,7 +294,11 @@ class Narrator:
         else:
             cos, sin = language.rotary.span(past, past + length, self._device)
         mask: Tensor | None = None
-        if padded or self._patterned or (length > 1 and past > 0):
+        if self._linear:
+            if padded and length > 1:  # among these tokens; earlier ones are summed already, without their padding
+                keys = torch.arange(past, past + length, device=self._device)
+                mask = (keys[None] >= prefix + padding[:, None])[:, None, None]
+        elif padded or self._patterned or (length > 1 and past > 0):
             visible = None
             if padded:
                 keys = torch.arange(past + length, device=self._device)
@@ -309,7 +326,7 @@ class Narrator:
 
     def _cache(self, batch: int, capacity: int, like: Tensor) -> SlotCache:
         config = self.model.config.text
-        return SlotCache.empty(
+        return self._kind.empty(
             config.num_hidden_layers, batch, config.num_key_value_heads, capacity, int(config.head_dim or 0), like
         )
 
@@ -331,7 +348,7 @@ class Narrator:
 
     @property
     def _device(self) -> torch.device:
-        return self.model.lm_head.weight.device
+        return self.model.get_input_embeddings().weight.device  # type: ignore[return-value]
 
 
 def _choose(logits: Tensor) -> tuple[Tensor, Tensor]:

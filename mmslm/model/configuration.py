@@ -48,6 +48,8 @@ class MMSLMTextConfig(PreTrainedConfig):
     prefix_lm      the image tokens of a run of pictures see each other in both directions (PaliGemma, arXiv:2407.07726)
     text_window    a token sees the last so many tokens and, whatever their distance, all earlier image tokens
                    (global tokens as in Longformer, arXiv:2004.05150)
+    linear_attention  sums of keys times values instead of softmax attention, so that the cache does not grow with the
+                   text (see model/linear.py); not together with text_window
     """
 
     model_type = "mmslm_text"
@@ -69,6 +71,7 @@ class MMSLMTextConfig(PreTrainedConfig):
     qk_norm: bool = False
     prefix_lm: bool = False
     text_window: int | None = None
+    linear_attention: bool = False
     initializer_range: float = 0.04
     use_cache: bool = True
     pad_token_id: int | None = 0
@@ -86,6 +89,16 @@ class MMSLMTextConfig(PreTrainedConfig):
     def num_blocks(self) -> int:
         """How many blocks have weights of their own."""
         return self.num_hidden_layers // self.layer_repeats
+
+    @property
+    def layer_types(self) -> list[str]:
+        """What transformers' caches keep for each run of a block; absent where it is keys and values."""
+        if not self.linear_attention:
+            raise AttributeError("layer_types")
+        return ["mmslm_linear"] * self.num_hidden_layers
+
+    def validate_layer_type(self) -> None:
+        """transformers checks its own names; ours are all of one kind."""
 
     def validate_architecture(self) -> None:
         """Refuse shapes that cannot work. Raises ValueError."""
@@ -106,6 +119,11 @@ class MMSLMTextConfig(PreTrainedConfig):
             )
         if self.text_window is not None and self.text_window < 1:
             raise ValueError(f"text_config.text_window is {self.text_window}; give at least 1, or null for no window.")
+        if self.linear_attention and self.text_window is not None:
+            raise ValueError(
+                "text_config.linear_attention and text_window do not go together: a sum cannot forget what left the "
+                "window; choose one."
+            )
         rope = self.rope_parameters or {}
         if rope.get("rope_type", "default") != "default":
             raise ValueError(

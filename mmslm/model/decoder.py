@@ -20,6 +20,7 @@ from mmslm.model.attention import RotaryTable, attend, compute_type, rotate
 from mmslm.model.base import MMSLMPreTrainedModel
 from mmslm.model.configuration import MMSLMTextConfig
 from mmslm.model.experts import ExpertSpec, ImageTokens, SwiGLUDelta
+from mmslm.model.linear import linear_attend
 from mmslm.model.masks import attention_pattern
 
 
@@ -42,6 +43,7 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, keys, bias=bias)
         self.v_proj = nn.Linear(width, keys, bias=bias)
         self.o_proj = nn.Linear(queries, width, bias=bias)
+        self.linear = config.linear_attention
         self.q_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
 
@@ -60,9 +62,12 @@ class SelfAttention(nn.Module):
         query, key = self.q_proj(hidden).view(shape), self.k_proj(hidden).view(shape)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = compute_type(self.q_norm(query)), compute_type(self.k_norm(key))
-        query = rotate(query.transpose(1, 2), cos, sin)
-        key = rotate(key.transpose(1, 2), cos, sin)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)
         value = self.v_proj(hidden).view(shape).transpose(1, 2)
+        if self.linear:
+            mixed = linear_attend(query, key, value, cos, sin, mask, cache, slot)
+            return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         if cache is not None:
             key, value = cache.update(key, value, slot)
             if causal and key.shape[2] > length:
@@ -231,7 +236,9 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
         else:
             position_ids = self._positions(position_ids, attention_mask, past, length, inputs_embeds.device)
         mask: Tensor | None
-        if segment_ids is not None or self.config.prefix_lm or self.config.text_window is not None:
+        if self.config.linear_attention:
+            mask, causal = self._linear_mask(inputs_embeds, attention_mask, image_mask, segment_ids), True
+        elif segment_ids is not None or self.config.prefix_lm or self.config.text_window is not None:
             mask = self._pattern(inputs_embeds, attention_mask, past_key_values, image_mask, segment_ids)
             causal = False
         else:
@@ -255,6 +262,26 @@ class MMSLMLanguageModel(MMSLMPreTrainedModel):
             # Left padding: the first real token is at position 0, as it is alone.
             return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, past:]
         return torch.arange(past, past + length, device=device)[None]
+
+    def _linear_mask(
+        self, embeds: Tensor, attention_mask: Tensor | None, image_mask: Tensor | None, segment_ids: Tensor | None
+    ) -> Tensor | None:
+        """Among these tokens alone (earlier ones are summed): padding [B, 1, 1, T], or the pattern [B or 1, 1, T, T]."""
+        length = embeds.shape[1]
+        visible = None
+        if attention_mask is not None:
+            visible = attention_mask if attention_mask.dim() == 2 else attention_mask[:, 0, -1]
+            visible = visible[:, -length:].bool()
+        if segment_ids is None and not (self.config.prefix_lm and image_mask is not None and bool(image_mask.any())):
+            return None if visible is None else visible[:, None, None]
+        return attention_pattern(
+            torch.arange(length, device=embeds.device),
+            length,
+            visible=visible,
+            image=image_mask,
+            segments=segment_ids,
+            prefix_lm=self.config.prefix_lm,
+        )
 
     def _pattern(
         self,

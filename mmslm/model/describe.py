@@ -46,7 +46,14 @@ def describe(config: MMSLMConfig, bytes_per_number: int = 4) -> dict[str, Any]:
     head = text.vocab_size * text.hidden_size
     attention = 4 * text.num_hidden_layers * text.num_attention_heads * int(text.head_dim or 0)  # per key seen
     each, longest = config.tokens_per_image, text.max_position_embeddings
-    per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * int(text.head_dim or 0) * bytes_per_number
+    width = int(text.head_dim or 0)
+    slots = text.num_hidden_layers * text.num_key_value_heads
+    per_token, fixed = 2 * slots * width * bytes_per_number, 0
+    prefill_attention, full_attention = attention * each * (each + 1) // 2, attention * longest
+    if text.linear_attention:  # sums in fp32 whose size no token changes: added to per key head, read per query head
+        per_token, fixed = 0, slots * (width + 1) * width * 4
+        full_attention = 2 * text.num_hidden_layers * (text.num_attention_heads + text.num_key_value_heads) * width**2
+        prefill_attention = full_attention * each
     return {
         "tier": tier_of(total),
         "parameters": {
@@ -58,11 +65,15 @@ def describe(config: MMSLMConfig, bytes_per_number: int = 4) -> dict[str, Any]:
         "tokens_per_image": each,
         "flops": {
             "image": int(counter.get_total_flops()),
-            "image_prefill": 2 * image_decoder * each + attention * each * (each + 1) // 2,
+            "image_prefill": 2 * image_decoder * each + prefill_attention,
             "token": 2 * (decoder + head),
-            "token_with_full_context": 2 * (decoder + head) + attention * longest,
+            "token_with_full_context": 2 * (decoder + head) + full_attention,
         },
-        "cache_bytes": {"token": per_token, "image": per_token * (each + 1), "full_context": per_token * longest},
+        "cache_bytes": {
+            "token": per_token,
+            "image": fixed + per_token * (each + 1),
+            "full_context": fixed + per_token * longest,
+        },
     }
 
 

@@ -119,6 +119,12 @@ class ImageTokenizer(nn.Module):
         """How many codes one picture takes."""
         return self.vision.grid_size**2
 
+    def halves(self) -> tuple[int, int]:
+        """Parameters of what turns pictures into codes, and of what turns codes into pictures."""
+        first = (self.stem, self.encoder, self.before_code, self.to_code)
+        second = (self.from_code, self.place, self.decoder, self.norm, self.to_pixels)
+        return tuple(sum(p.numel() for m in half for p in m.parameters()) for half in (first, second))  # type: ignore[return-value]
+
     def quantise(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Quantised values [B, N*P, k] and codes [B, N*P] of pictures. Raises ValueError for another size."""
         check_pixels(pixel_values, self.vision)

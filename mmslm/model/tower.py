@@ -2,9 +2,9 @@
 
 The tower runs in evaluation mode without gradients, whatever `train()` is called: its weights never see private data.
 Branches are re-parameterised and BatchNorm is folded into the convolution before it; BatchNorm that has none becomes a
-constant scale and shift, so nothing in it depends on the batch. Features are the tower's last map, or with `tower_exit`
-the map after an earlier stage or block. It refuses names that neither library knows, towers of open_clip without a timm
-trunk, and feature maps that are not square.
+constant scale and shift, so nothing in it depends on the batch. Features are the tower's last map before any pooling, or
+with `tower_exit` the map after an earlier stage or block, behind which nothing is kept. It refuses names that neither
+library knows and feature maps that are not square.
 """
 
 import logging
@@ -40,7 +40,8 @@ class FixedNorm(nn.Module):
 
 
 def make_trunk(name: str) -> nn.Module:
-    """The timm trunk of "open_clip:ARCHITECTURE" or "timm:NAME" with random weights. Raises ValueError."""
+    """The trunk of "open_clip:ARCHITECTURE" or "timm:NAME" with random weights: a timm model, or open_clip's own
+    VisionTransformer or ModifiedResNet without what comes after the features. Raises ValueError."""
     import timm
 
     library, _, wanted = name.partition(":")
@@ -52,10 +53,7 @@ def make_trunk(name: str) -> nn.Module:
             raise ValueError(f"open_clip has no architecture {wanted!r}; see open_clip.list_models().")
         timm_name = config["vision_cfg"].get("timm_model_name")
         if not timm_name:
-            raise ValueError(
-                f"open_clip's {wanted} has an image tower without a timm trunk, which mmslm does not convert; "
-                "choose a MobileCLIP, SigLIP or other timm tower."
-            )
+            return _open_clip_trunk(config)
         wanted = timm_name
     elif library != "timm":
         raise ValueError(f'A tower is "open_clip:ARCHITECTURE" or "timm:NAME"; got {name!r}.')
@@ -64,6 +62,22 @@ def make_trunk(name: str) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"timm has no model {wanted!r}; see timm.list_models().") from error
     return trunk
+
+
+def _open_clip_trunk(config: dict[str, Any]) -> nn.Module:
+    """open_clip's own tower without its text tower, pooling and projection."""
+    from open_clip.model import _build_vision_tower
+
+    trunk: Any = _build_vision_tower(config["embed_dim"], config["vision_cfg"], bool(config.get("quick_gelu")))
+    if hasattr(trunk, "attnpool"):
+        trunk.attnpool = nn.Identity()
+        return trunk  # type: ignore[no-any-return]
+    trunk.proj = None
+    if trunk.attn_pool is not None or trunk.final_ln_after_pool:
+        # The norm stands behind the pooling, so the grid is read without it, as open_clip's own tokens are.
+        trunk.attn_pool = trunk.attn_pool_contrastive = None
+        trunk.ln_post = nn.Identity()
+    return trunk  # type: ignore[no-any-return]
 
 
 def freeze_trunk(trunk: nn.Module) -> nn.Module:
@@ -80,7 +94,7 @@ def _fold_norms(module: nn.Module) -> None:
     previous: tuple[str, nn.Module] | None = None
     for name, child in children:
         if isinstance(child, nn.BatchNorm2d):
-            follows = previous is not None and _is_pair(previous, (name, child))
+            follows = previous is not None and _is_pair(previous, (name, child), isinstance(module, nn.Sequential))
             if follows and previous is not None and isinstance(previous[1], nn.Conv2d):
                 setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
                 fixed: nn.Module = nn.Identity()
@@ -96,10 +110,23 @@ def _fold_norms(module: nn.Module) -> None:
         previous = (name, child)
 
 
-def _is_pair(convolution: tuple[str, nn.Module], norm: tuple[str, nn.Module]) -> bool:
+def cut_trunk(trunk: Any, exit_after: int) -> nn.Module:
+    """The trunk without what comes after stage or block `exit_after`, where its library can cut. In place."""
+    prune = getattr(trunk, "prune_intermediate_layers", None)
+    if prune is not None:
+        prune([exit_after], prune_norm=True)
+    elif hasattr(trunk, "stem") and hasattr(trunk, "layer4"):  # open_clip's ModifiedResNet: stem, then four layers
+        for number in range(exit_after + 1, 5):
+            setattr(trunk, f"layer{number}", nn.Identity())
+    return trunk  # type: ignore[no-any-return]
+
+
+def _is_pair(convolution: tuple[str, nn.Module], norm: tuple[str, nn.Module], inside_sequence: bool) -> bool:
     """Whether the names say that the norm directly follows the convolution (conv/bn, conv1/bn1, conv_pw/bn1 do not all
     run in the order of definition, so only pairs that timm always runs in a row are folded)."""
     first, second = convolution[0], norm[0]
+    if inside_sequence and convolution[0].isdigit():
+        return isinstance(convolution[1], nn.Conv2d) and convolution[1].out_channels == norm[1].num_features
     if not isinstance(convolution[1], nn.Conv2d) or convolution[1].out_channels != norm[1].num_features:
         return False
     return (first, second) in {
@@ -115,12 +142,15 @@ def read_features(trunk: Any, pixels: Tensor, exit_after: int | None) -> Tensor:
     """The feature map [n, P, d] of pixels [n, 3, H, W], class tokens left out. Raises ValueError for an early exit that
     the tower does not have, or a map that is not square."""
     if exit_after is None:
-        features = trunk.forward_features(pixels)
+        features = (
+            trunk.forward_features(pixels) if hasattr(trunk, "forward_features") else _open_clip_map(trunk, pixels)
+        )
     else:
         try:
-            features = trunk.forward_intermediates(
+            found = trunk.forward_intermediates(
                 pixels, indices=[exit_after], stop_early=True, intermediates_only=True, output_fmt="NCHW"
-            )[0]
+            )
+            features = (found["image_intermediates"] if isinstance(found, dict) else found)[0]
         except (AssertionError, IndexError, AttributeError) as error:
             raise ValueError(f"The tower has no stage {exit_after} to stop after ({error}); choose another.") from error
     if features.dim() == 4:
@@ -133,6 +163,15 @@ def read_features(trunk: Any, pixels: Tensor, exit_after: int | None) -> Tensor:
     return tokens
 
 
+def _open_clip_map(trunk: Any, pixels: Tensor) -> Tensor:
+    """The grid before pooling of open_clip's ModifiedResNet [n, d, h, w] or VisionTransformer [n, d, h, w]."""
+    if not hasattr(trunk, "transformer"):
+        return trunk(pixels)  # type: ignore[no-any-return]
+    tokens = trunk.ln_post(trunk.transformer(trunk._embeds(pixels)))[:, 1:]
+    rows, columns = trunk.grid_size
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)  # type: ignore[no-any-return]
+
+
 class FrozenTower(nn.Module):
     """pixel_values [B, N, 3, H, W] in [-1, 1] -> features [B, N*P, d] of a frozen tower, P = tower_grid^2.
 
@@ -142,7 +181,13 @@ class FrozenTower(nn.Module):
     def __init__(self, config: MMSLMVisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = freeze_trunk(make_trunk(str(config.tower)))
+        self.use(make_trunk(str(config.tower)))
+
+    def use(self, trunk: nn.Module) -> None:
+        """Take this trunk: frozen, folded, and cut where the tower is left early."""
+        self.trunk = freeze_trunk(trunk)
+        if self.config.tower_exit is not None:
+            cut_trunk(self.trunk, self.config.tower_exit)
         self.train(False)
 
     def train(self, mode: bool = True) -> "FrozenTower":
@@ -164,4 +209,4 @@ class FrozenTower(nn.Module):
         return features.reshape(batch, count * features.shape[1], features.shape[2])
 
 
-__all__ = ["FixedNorm", "FrozenTower", "freeze_trunk", "make_trunk", "read_features"]
+__all__ = ["FixedNorm", "FrozenTower", "cut_trunk", "freeze_trunk", "make_trunk", "read_features"]

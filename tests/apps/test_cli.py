@@ -15,7 +15,7 @@ TOP = Path(__file__).parents[2]
 
 def test_help_names_every_command() -> None:
     text = cli.parser().format_help()
-    for name in ("run", "base", "audit", "caption", "ask", "app", "scenes", "describe"):
+    for name in ("run", "base", "audit", "caption", "ask", "app", "scenes", "describe", "init", "calibrate"):
         assert f"\n    {name} " in text
 
 
@@ -29,6 +29,8 @@ def test_every_command_has_help_and_a_handler() -> None:
         "app": [],
         "scenes": [],
         "describe": ["nano"],
+        "init": ["--language", "x", "--vision", "patch", "--out", "y"],
+        "calibrate": ["base"],
     }.items():
         assert callable(cli.parser().parse_args([name, *arguments]).handler)
 

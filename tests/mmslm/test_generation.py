@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.optimize import isotonic_regression
+from scipy.optimize import minimize
 
-from mmslm.generation import Calibration, Narrator, SlotCache, calibration_error, reliability, wording
+from mmslm.data.scenes import public_photo
+from mmslm.evaluation.calibration import reliability
+from mmslm.generation import Calibration, Narrator, SlotCache
+from mmslm.generation.int8 import to_int8
 from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor
 from mmslm.tokenizer import train_tokenizer
@@ -26,7 +30,7 @@ LINES = [
 PROMPTS = ["What is it?", "How many cups are on the red mat?", "Where?", "What is it?"]
 
 
-def build(seed: int = 0, experts: bool = True, spare: int = 0) -> Narrator:
+def build(seed: int = 0, experts: bool = True, spare: int = 0, **switches: Any) -> Narrator:
     tokenizer = train_tokenizer(LINES * 5, None, 400)
     torch.manual_seed(seed)
     config = MMSLMConfig(
@@ -39,6 +43,7 @@ def build(seed: int = 0, experts: bool = True, spare: int = 0) -> Narrator:
             "num_key_value_heads": 2,
             "max_position_embeddings": 160,
             "initializer_range": 0.3,
+            **switches,
         },
         vision_config={
             "image_size": 32,
@@ -90,9 +95,11 @@ def by_transformers(narrator: Narrator, images: list[Image.Image], prompt: str, 
     return said[: said.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in said else said
 
 
+@pytest.mark.parametrize("switches", [{}, {"linear_attention": True}])
 def test_streamed_said_and_batched_replies_equal_transformers_generate(
-    narrator: Narrator, pictures: list[Image.Image]
+    pictures: list[Image.Image], switches: dict[str, Any]
 ) -> None:
+    narrator = build(**switches)
     batched = narrator.say_batch(pictures, PROMPTS, max_new_tokens=12)
     assert len({reply.tokens for reply in batched}) > 2, "different questions get different replies"
     for image, prompt, reply in zip(pictures, PROMPTS, batched, strict=True):
@@ -238,11 +245,26 @@ def test_a_saved_narrator_says_the_same(narrator: Narrator, pictures: list[Image
     from mmslm.pretrained import save_model
 
     save_model(narrator.model, narrator.processor, tmp_path / "model")
-    Calibration((0.0, 1.0), (0.25, 0.25)).save(tmp_path / "model")
+    halves = Calibration(0.5, -1.0)
+    halves.save(tmp_path / "model")
     again = Narrator.load(tmp_path / "model")
     before, after = (n.say(n.look(pictures[1]), "Where?", max_new_tokens=9) for n in (narrator, again))
     assert (after.text, after.tokens, after.token_confidences) == (before.text, before.tokens, before.token_confidences)
-    assert after.confidence == 0.25
+    assert after.confidence == halves(before.confidence)
+
+
+def test_eight_bit_weights_say_nearly_the_same() -> None:
+    whole, small = Narrator.load("base"), Narrator.load("base", int8=True)
+    scenes = [public_photo(50_000_000 + index).image(96) for index in range(4)]
+    prompt = "Describe the picture in one short sentence."
+    before, after = ([n.say(scene, prompt, max_new_tokens=16) for scene in scenes] for n in (whole, small))
+    assert sum(a.text == b.text for a, b in zip(before, after, strict=True)) >= 3
+    for a, b in zip(before, after, strict=True):
+        assert a.token_confidences[0] == pytest.approx(b.token_confidences[0], abs=0.05)
+    kept = sum(p.numel() for p in small.model.parameters())
+    assert kept < sum(p.numel() for p in whole.model.parameters()) - 2_000_000, "the language model is no longer fp32"
+    with pytest.raises(ValueError, match="starts from fp32"):
+        to_int8(Narrator.load("base", dtype=torch.bfloat16).model)
 
 
 def test_the_cache_refuses_to_be_overfilled_and_mixed_lengths() -> None:
@@ -258,49 +280,49 @@ def test_the_cache_refuses_to_be_overfilled_and_mixed_lengths() -> None:
 
 def test_a_calibration_makes_confidence_mean_what_it_says() -> None:
     rng = np.random.default_rng(0)
-    raw = rng.uniform(0.5, 1.0, 4000)
-    right = rng.uniform(size=4000) < (raw - 0.5)  # over-confident: 0.9 is right two times in five
+    raw = rng.uniform(0.02, 0.98, 4000)
+    logit = np.log(raw / (1 - raw))
+    right = rng.uniform(size=4000) < 1 / (1 + np.exp(-(0.5 * logit - 1.0)))  # over-confident, and differently so
     fitted = Calibration.fit(raw[:2000].tolist(), right[:2000].tolist())
+    assert (fitted.slope, fitted.intercept) == pytest.approx((0.5, -1.0), abs=0.12)
     held_out = [fitted(value) for value in raw[2000:]]
-    before = calibration_error(raw[2000:].tolist(), right[2000:].tolist())
-    after = calibration_error(held_out, right[2000:].tolist())
-    assert before > 0.4
-    assert after < 0.05
-    assert fitted(0.9) == pytest.approx(0.4, abs=0.06)
+    before = reliability(raw[2000:].tolist(), right[2000:].tolist())
+    after = reliability(held_out, right[2000:].tolist())
+    assert before.ece > 0.15
+    assert after.ece < 0.05
+    assert after.brier < before.brier
 
 
-def test_the_isotonic_fit_equals_scipys() -> None:
+def test_the_fit_is_the_minimum_that_scipy_finds() -> None:
     rng = np.random.default_rng(1)
-    raw = np.sort(rng.uniform(size=60))
-    right = rng.uniform(size=60) < raw
+    raw = rng.uniform(0.01, 0.99, 300)
+    right = rng.uniform(size=300) < raw**2
     fitted = Calibration.fit(raw.tolist(), right.tolist())
-    oracle = isotonic_regression(right.astype(float))
-    # One of our points per block of the oracle: its mean confidence and its height.
-    heights, starts = np.unique(oracle.x, return_index=True)
-    means = [block.mean() for block in np.split(raw, starts[1:])]
-    assert list(fitted.right) == pytest.approx(heights.tolist())
-    assert list(fitted.raw) == pytest.approx(means)
+    hits = int(right.sum())
+    target = np.where(right, (hits + 1) / (hits + 2), 1 / (300 - hits + 2))
+
+    def loss(w: np.ndarray) -> float:
+        z = w[0] * np.log(raw / (1 - raw)) + w[1]
+        return float(np.sum(np.logaddexp(0, z) - target * z))
+
+    found = minimize(loss, [1.0, 0.0], tol=1e-12).x
+    assert [fitted.slope, fitted.intercept] == pytest.approx(found.tolist(), abs=1e-3)
 
 
-def test_reliability_counts_every_reply_once() -> None:
-    points = reliability([0.05, 0.15, 0.15, 1.0], [False, True, False, True])
-    assert [(p.count, p.right) for p in points] == [(1, 0.0), (2, 0.5), (1, 1.0)]
-    assert calibration_error([0.05, 0.15, 0.15, 1.0], [False, True, False, True]) == pytest.approx(
-        (0.05 + 2 * 0.35) / 4
-    )
-
-
-@pytest.mark.parametrize(("confidence", "words"), [(0.95, ""), (0.8, ""), (0.6, "probably"), (0.2, "I am not sure")])
-def test_confidence_has_words(confidence: float, words: str) -> None:
-    assert wording(confidence) == words
-
-
-@pytest.mark.parametrize(
-    "text", ["{", '{"raw": [0.5], "right": [0.1, 0.2]}', '{"raw": [0.5, 0.1], "right": [0.1, 0.2]}', "[]"]
-)
+@pytest.mark.parametrize("text", ["{", '{"slope": 1.0}', '{"slope": -1.0, "intercept": 0.0}', "[]"])
 def test_a_damaged_calibration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(ValueError, match="calibration"):
         Calibration.load(tmp_path)
-    with pytest.raises(ValueError, match="at least 20"):
+
+
+def test_a_calibration_is_kept_and_what_says_nothing_is_not_fitted(tmp_path: Path) -> None:
+    Calibration(0.7, -0.2).save(tmp_path)
+    assert Calibration.load(tmp_path) == Calibration(0.7, -0.2)
+    assert Calibration(1.0, 0.0)(0.37) == pytest.approx(0.37)
+    with pytest.raises(ValueError, match="at least 200"):
         Calibration.fit([0.5], [True])
+    with pytest.raises(ValueError, match="the same"):
+        Calibration.fit([0.5] * 200, [True] * 200)
+    with pytest.raises(ValueError, match="not more often right"):
+        Calibration.fit([0.1] * 150 + [0.9] * 150, [True] * 150 + [False] * 150)

@@ -267,11 +267,101 @@ def test_an_early_exit_is_the_towers_own_intermediate(tmp_path: Path, llama: tup
         init_model(llama[0], "timm:test_vit", tmp_path / "x", vision_weights="random", vision_exit=99)
 
 
+@pytest.fixture
+def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Small CLIPs of open_clip's own kinds, as their library builds them, registered under names of their own."""
+    import open_clip
+
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 2}
+    kinds = {
+        "vit": {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8},
+        "pooled_vit": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
+        | {"pool_type": "avg", "final_ln_after_pool": True},
+        "resnet": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None},
+    }
+    for name, vision in kinds.items():
+        settings = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "quick_gelu": name == "vit"}
+        (tmp_path / f"test-{name}.json").write_text(json.dumps(settings))
+    open_clip.add_model_config(tmp_path)
+    torch.manual_seed(0)
+    found = {}
+    for name in kinds:
+        clip = open_clip.create_model(f"test-{name}", pretrained=None).eval()
+        for module in clip.visual.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.data.uniform_(0.5, 2)
+        save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, tmp_path / f"{name}.safetensors")
+        found[name] = clip.visual
+    return found
+
+
+@pytest.mark.parametrize("name", ["vit", "pooled_vit", "resnet"])
+def test_a_frozen_open_clip_tower_is_open_clips_own_forward(
+    tmp_path: Path, llama: tuple[Path, LlamaForCausalLM], clips: dict[str, Any], name: str
+) -> None:
+    visual = clips[name]
+    folder = init_model(
+        llama[0], f"open_clip:test-{name}", tmp_path / "out", vision_weights=tmp_path / f"{name}.safetensors"
+    )
+    model, _ = load_model(folder)
+    vision = model.config.vision
+    side = vision.image_size
+    pixels = torch.rand(2, 2, 3, side, side) * 2 - 1
+    mean, std = (torch.tensor(v)[:, None, None] for v in (vision.tower_mean, vision.tower_std))
+    scaled = ((pixels.flatten(0, 1) + 1) / 2 - mean) / std
+    with torch.no_grad():
+        ours = model.model.vision_tower(pixels).reshape(4, -1, vision.hidden_size)
+        expected = visual(scaled)
+        if name == "resnet":
+            grid = ours.transpose(1, 2).reshape(4, -1, vision.grid_size, vision.grid_size)
+            torch.testing.assert_close(visual.attnpool(grid), expected, rtol=1e-3, atol=1e-4)
+        else:
+            visual.output_tokens = True
+            torch.testing.assert_close(ours, visual(scaled)[1], rtol=1e-4, atol=1e-5)
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and ".trunk." in n]
+
+
+@pytest.mark.parametrize(("name", "exit_after"), [("vit", 1), ("resnet", 2)])
+def test_a_tower_left_early_is_its_own_intermediate_and_keeps_nothing_behind_it(
+    tmp_path: Path, llama: tuple[Path, LlamaForCausalLM], clips: dict[str, Any], name: str, exit_after: int
+) -> None:
+    weights = tmp_path / f"{name}.safetensors"
+    folder = init_model(
+        llama[0], f"open_clip:test-{name}", tmp_path / "out", vision_weights=weights, vision_exit=exit_after
+    )
+    model, _ = load_model(folder)
+    side = model.config.vision.image_size
+    pixels = torch.rand(1, 1, 3, side, side) * 2 - 1
+    tower = model.model.vision_tower
+    mean, std = (torch.tensor(v)[:, None, None] for v in (tower.config.tower_mean, tower.config.tower_std))
+    with torch.no_grad():
+        scaled = ((pixels[:, 0] + 1) / 2 - mean) / std
+        found = clips[name].forward_intermediates(scaled, indices=[exit_after], intermediates_only=True)
+        expected = found["image_intermediates"][0].flatten(2).transpose(1, 2)
+        torch.testing.assert_close(tower(pixels), expected, rtol=1e-3, atol=1e-4)
+    kept = sum(p.numel() for p in tower.parameters())
+    whole = new_model(
+        conversion.model_config(
+            MMSLMTextConfig(**SHAPE),
+            conversion.vision_config(f"open_clip:test-{name}"),
+            conversion.convert_tokenizer(llama[0]),
+            1,
+            True,
+        ),
+        tower_weights="random",
+    ).model.vision_tower
+    assert kept < 0.8 * sum(p.numel() for p in whole.parameters())
+
+
 def test_unknown_towers_and_missing_weights_are_refused(tmp_path: Path, llama: tuple[Path, LlamaForCausalLM]) -> None:
     for vision, weights, sentence in (
         ("timm:no_such_model", "random", "timm has no model"),
         ("open_clip:NoSuchModel", "random", "open_clip has no architecture"),
-        ("open_clip:ViT-B-32", "random", "without a timm trunk"),
+        ("open_clip:ViT-B-32", "openai", "choose ViT-B-32-quickgelu"),
+        ("open_clip:ViT-B-32", "no-such-tag", "neither a file nor a pretrained tag"),
         ("clip", "random", "open_clip:ARCHITECTURE"),
         ("timm:test_vit", None, "needs vision_weights"),
         ("timm:test_vit", "no-such-tag", "is no file"),

@@ -21,6 +21,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "qk_norm": {"text": {"qk_norm": True}},
     "prefix": {"text": {"prefix_lm": True}},
     "window": {"text": {"text_window": 3}},
+    "linear": {"text": {"linear_attention": True}},
+    "linear_prefix": {"text": {"linear_attention": True, "prefix_lm": True, "qk_norm": True}},
     "patch": {"vision": {"kind": "patch", "patch_size": 8}},
     "everything": {
         "text": {"num_hidden_layers": 4, "layer_repeats": 2, "qk_norm": True, "prefix_lm": True, "text_window": 4}
@@ -238,6 +240,7 @@ def test_fresh_full_experts_are_the_dense_model_and_leave_text_alone_for_ever() 
         ({"text": {"head_dim": 7}}, "even number"),
         ({"text": {"layer_repeats": 2}}, "layer_repeats"),
         ({"text": {"text_window": 0}}, "text_window"),
+        ({"text": {"text_window": 4, "linear_attention": True}}, "do not go together"),
         ({"text": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}}, "yarn"),
         ({"text": {"max_position_embeddings": 5}}, "One picture takes 4 tokens"),
         ({"vision": {"image_size": 36}}, "multiple of 8"),
