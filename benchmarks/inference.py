@@ -209,7 +209,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        return child(*options.child)
+        child(*options.child)
+        return
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         if options.model:

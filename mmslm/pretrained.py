@@ -61,6 +61,7 @@ def init_model(
     new and must be trained. Raises FileNotFoundError and ValueError.
     """
     from mmslm import conversion
+    from mmslm.tower_conversion import RANDOM, hub_repository
 
     tower = vision.startswith(("open_clip:", "timm:"))
     if not tower and vision not in ("conv_stem", "patch"):
@@ -69,8 +70,8 @@ def init_model(
         raise ValueError(
             f"The tower {vision} needs vision_weights: a safetensors file, a pretrained tag, or 'random' on purpose."
         )
-    if tower and str(vision_weights) != conversion.RANDOM and not Path(str(vision_weights)).is_file():
-        conversion.hub_repository(vision, str(vision_weights))  # refused before anything large is read
+    if tower and str(vision_weights) != RANDOM and not Path(str(vision_weights)).is_file():
+        hub_repository(vision, str(vision_weights))  # refused before anything large is read
     source = conversion.read_language(language)
     tokenizer = conversion.convert_tokenizer(source.folder)
     rows = len(source.weights["model.embed_tokens.weight"])

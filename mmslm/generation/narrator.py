@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmslm.generation.cache import SlotCache, SumCache
 from mmslm.generation.confidence import Calibration
+from mmslm.generation.lean import LeanStep
 from mmslm.model.experts import ImageTokens
 from mmslm.model.masks import attention_pattern
 from mmslm.model.modeling import MMSLMForConditionalGeneration
@@ -90,6 +91,7 @@ class Narrator:
         self._linear = config.linear_attention
         self._patterned = config.prefix_lm or config.text_window is not None
         self._kind = SumCache if config.linear_attention else SlotCache
+        self._lean = LeanStep(model) if LeanStep.serves(model) else None
 
     @classmethod
     def load(
@@ -285,6 +287,8 @@ class Narrator:
 
         padding [B]: positions `prefix`..`prefix + padding` of a row are padding that nobody may see.
         """
+        if self._lean is not None and step.numel() == 1 and cache.length > 0:
+            return self._silence(self._lean(int(step), cache).float())
         language = self.model.model.language_model
         length, past = step.shape[1], cache.length
         padded = bool(padding.any())
@@ -306,7 +310,9 @@ class Narrator:
             mask = self._pattern(past, past + length, prefix, visible)
         out = language.run(language.embed_tokens(step), cos, sin, mask, mask is None and length > 1, cache, None)
         cache.advance(length)
-        logits: Tensor = self.model.lm_head(out[:, -1]).float()
+        return self._silence(self.model.lm_head(out[:, -1]).float())
+
+    def _silence(self, logits: Tensor) -> Tensor:
         return logits.index_fill_(1, self._silent.to(logits.device), float("-inf"))
 
     def _pattern(self, past: int, stop: int, prefix: int, visible: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from mmslm.data.scenes import public_photo
 from mmslm.evaluation.calibration import reliability
 from mmslm.generation import Calibration, Narrator, SlotCache
 from mmslm.generation.int8 import to_int8
+from mmslm.generation.lean import LeanStep
 from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor
 from mmslm.tokenizer import train_tokenizer
@@ -251,6 +252,24 @@ def test_a_saved_narrator_says_the_same(narrator: Narrator, pictures: list[Image
     before, after = (n.say(n.look(pictures[1]), "Where?", max_new_tokens=9) for n in (narrator, again))
     assert (after.text, after.tokens, after.token_confidences) == (before.text, before.tokens, before.token_confidences)
     assert after.confidence == halves(before.confidence)
+
+
+@pytest.mark.parametrize("switches", [{}, {"qk_norm": True, "num_hidden_layers": 4, "layer_repeats": 2}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_lean_step_is_the_language_models_own(switches: dict[str, Any], dtype: torch.dtype) -> None:
+    narrator = build(**switches)
+    model = narrator.model.to(dtype)
+    ids = torch.randint(8, 300, (1, 12), generator=torch.Generator().manual_seed(0))
+    cache = SlotCache.empty(model.config.text.num_hidden_layers, 1, 2, 12, 8, model.lm_head.weight)
+    lean = LeanStep(model)
+    with torch.inference_mode():
+        whole = model(input_ids=ids).logits[0]
+        stepped = torch.cat([lean(int(token), cache) for token in ids[0]])
+    scale = float(whole.float().std())
+    torch.testing.assert_close(
+        stepped.float() / scale, whole.float() / scale, rtol=0, atol=2e-5 if dtype == torch.float32 else 0.2
+    )
+    assert not LeanStep.serves(build(linear_attention=True).model)
 
 
 def test_eight_bit_weights_say_nearly_the_same() -> None:
