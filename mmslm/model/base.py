@@ -40,8 +40,9 @@ class MMSLMPreTrainedModel(PreTrainedModel):
         """transformers' own, which makes every weight trainable; what is frozen by construction is then frozen again."""
         loaded = super().from_pretrained(*args, **kwargs)
         for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
-            if hasattr(module, "freeze_fixed"):
-                module.freeze_fixed()
+            freeze: Any = getattr(module, "freeze_fixed", None)
+            if freeze is not None:
+                freeze()
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
