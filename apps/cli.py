@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from apps.commands import audit, calibrate, deploy, devices, federate, init
+from apps.commands import audit, calibrate, deploy, devices, federate, init, train
 from apps.commands.overrides import overrides as _overrides
 
 Handler = Callable[[argparse.Namespace], int]
@@ -152,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     devices.add(command)
     init.add(command)
     calibrate.add(command)
+    train.add(command)
 
     model_help = "a model's folder, a run's folder, or 'base' (default: the newest run, else the base model)"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,8 +25,8 @@ def vision_config(
 ) -> MMSLMVisionConfig:
     """The configuration of a front end: "conv_stem", "patch", "open_clip:ARCHITECTURE" or "timm:NAME".
 
-    image_size: pixels; default the tower's own, or 96. weights: an open_clip tag, whose normalisation of pictures is
-    taken. Raises ValueError for an unknown tower, size or early exit.
+    image_size: pixels; default the tower's own, or 96. weights: an open_clip tag, or a file that states one, whose
+    normalisation of pictures is taken. Raises ValueError for an unknown tower, size or early exit.
     """
     if vision in ("conv_stem", "patch"):
         return MMSLMVisionConfig(kind=vision, image_size=image_size or 96)  # type: ignore[arg-type]
@@ -33,6 +34,7 @@ def vision_config(
 
     trunk: Any = make_trunk(vision)
     side, mean, std = _tower_input(vision, trunk, str(weights))
+    mean, std = stated_pixels(weights) or (mean, std)
     side = image_size or side
     try:
         with torch.no_grad():
@@ -67,6 +69,23 @@ def _tower_input(vision: str, trunk: Any, tag: str) -> tuple[int, list[float], l
         return int(size if isinstance(size, int) else size[0]), list(mean), list(std)
     cfg = trunk.pretrained_cfg
     return int(cfg["input_size"][-1]), list(cfg["mean"]), list(cfg["std"])
+
+
+def stated_pixels(weights: str | Path | None) -> tuple[list[float], list[float]] | None:
+    """The mean and standard deviation of pixels that a safetensors file states in its metadata (as
+    `mmslm.mobilenet.convert_mobilenet` writes it), three numbers each; None where it states nothing."""
+    if weights is None or not Path(weights).is_file() or Path(weights).suffix != ".safetensors":
+        return None
+    with safe_open(weights, framework="pt") as file:
+        said = file.metadata() or {}
+    if not {"mean", "std"} <= set(said):
+        return None
+    mean, std = ([float(number) for number in said[key].split()] for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(
+            f"{weights} states a pixel mean of {said['mean']!r} and std of {said['std']!r}; give three each."
+        )
+    return mean, std
 
 
 def load_tower(model: MMSLMForConditionalGeneration, vision: str, weights: str | Path) -> None:
@@ -160,4 +179,4 @@ def _fetch(vision: str, tag: str) -> Path:
     raise ValueError(f"The hub holds the weights {tag!r} of {vision} as a pickle only, which is not read.")
 
 
-__all__ = ["RANDOM", "hub_repository", "load_tower", "vision_config"]
+__all__ = ["RANDOM", "hub_repository", "load_tower", "stated_pixels", "vision_config"]

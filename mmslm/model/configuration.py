@@ -145,7 +145,9 @@ class MMSLMVisionConfig(PreTrainedConfig):
     patch      no encoder: a linear embedding of patches of `patch_size` pixels, as in Mono-InternVL (arXiv:2410.08202)
     tower      a frozen pretrained tower, `tower` = "open_clip:ARCHITECTURE" or "timm:NAME", whose feature map of
                `tower_grid` x `tower_grid` cells of width `hidden_size` is read at its end or, with `tower_exit` k,
-               after its stage or block k (from 0). Made by `mmslm.pretrained.init_model`.
+               after its stage or block k (from 0). Made by `mmslm.pretrained.init_model`. A finer map is averaged to
+               that grid; `tower_levels` are earlier stages or blocks whose maps, averaged to it too, stand in front of
+               the map in each cell (`hidden_size` counts them all).
 
     `image_size` is the side in pixels of the square picture that the model sees.
     """
@@ -160,6 +162,7 @@ class MMSLMVisionConfig(PreTrainedConfig):
     tower: str | None = None
     tower_grid: int | None = None
     tower_exit: int | None = None
+    tower_levels: list[int] | tuple[int, ...] = ()
     tower_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     tower_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     hidden_size: int = 160

@@ -8,6 +8,7 @@ library knows and feature maps that are not square.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -172,6 +173,48 @@ def _open_clip_map(trunk: Any, pixels: Tensor) -> Tensor:
     return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)  # type: ignore[no-any-return]
 
 
+def read_cells(trunk: Any, pixels: Tensor, exit_after: int | None, levels: Sequence[int], grid: int) -> Tensor:
+    """The features [n, grid^2, d] of pixels [n, 3, H, W]: the last map, before it in each cell those of `levels`.
+
+    Maps are averaged to grid x grid cells. Raises ValueError as `read_features` does.
+    """
+    if not levels:
+        maps = [_square(read_features(trunk, pixels, exit_after))]
+    else:
+        early = exit_after is not None
+        order = sorted({*levels, *([exit_after] if exit_after is not None else [])})
+        try:
+            found = trunk.forward_intermediates(
+                pixels, indices=order, stop_early=early, intermediates_only=early, output_fmt="NCHW"
+            )
+        except (AssertionError, IndexError, AttributeError) as error:
+            raise ValueError(f"The tower has not all of the stages {order} ({error}); choose others.") from error
+        last: Any
+        last, between = (None, found) if early else found
+        maps = [between[order.index(level)] for level in levels]
+        if exit_after is not None:
+            maps.append(between[order.index(exit_after)])
+        elif last.dim() == 4:
+            maps.append(last)
+        else:
+            maps.append(_square(last[:, int(getattr(trunk, "num_prefix_tokens", 0)) :]))
+    if any(one.shape[2] != one.shape[3] for one in maps):
+        raise ValueError(f"The tower gives maps of shapes {[tuple(one.shape) for one in maps]}; only squares are read.")
+    if maps[-1].shape[2] < grid:
+        raise ValueError(
+            f"The tower gives a map of {maps[-1].shape[2]} x {maps[-1].shape[2]} cells, but tower_grid is {grid}; give a "
+            "larger picture or a smaller grid."
+        )
+    cells = [one if one.shape[2] == grid else nn.functional.adaptive_avg_pool2d(one, grid) for one in maps]
+    return torch.cat([one.flatten(2) for one in cells], dim=1).transpose(1, 2)
+
+
+def _square(tokens: Tensor) -> Tensor:
+    """tokens [n, s^2, d] as a map [n, d, s, s]."""
+    side = round(tokens.shape[1] ** 0.5)
+    return tokens.transpose(1, 2).unflatten(2, (side, side))
+
+
 class FrozenTower(nn.Module):
     """pixel_values [B, N, 3, H, W] in [-1, 1] -> features [B, N*P, d] of a frozen tower, P = tower_grid^2.
 
@@ -205,8 +248,10 @@ class FrozenTower(nn.Module):
         std = pixel_values.new_tensor(list(self.config.tower_std))[:, None, None]
         with torch.no_grad():
             pixels = ((pixel_values.flatten(0, 1) + 1.0) / 2.0 - mean) / std
-            features = read_features(self.trunk, pixels, self.config.tower_exit)
+            features = read_cells(
+                self.trunk, pixels, self.config.tower_exit, self.config.tower_levels, self.config.grid_size
+            )
         return features.reshape(batch, count * features.shape[1], features.shape[2])
 
 
-__all__ = ["FixedNorm", "FrozenTower", "cut_trunk", "freeze_trunk", "make_trunk", "read_features"]
+__all__ = ["FixedNorm", "FrozenTower", "cut_trunk", "freeze_trunk", "make_trunk", "read_cells", "read_features"]
