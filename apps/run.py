@@ -41,10 +41,12 @@ def plan_line(settings: RunConfig, noise: float) -> str:
             f"{federated.households:,} households, {federated.rounds} rounds of about {federated.expected_cohort:.0f}, "
             "without clipping or noise: no privacy is claimed"
         )
+    drawn = "Poisson" if federated.participation == "poisson" else "bounded participation"
+    unit = "photo, on each device" if federated.trust == "device" else "household"
     return (
         f"{federated.households:,} households, {federated.rounds} rounds of about {federated.expected_cohort:.0f} "
-        f"(Poisson), clipping norm {federated.clip_norm:g}, noise multiplier {noise:.3f}: "
-        f"epsilon {federated.epsilon:g} per household at delta {federated.delta:g}"
+        f"({drawn}), clipping norm {federated.clip_norm:g}, noise multiplier {noise:.3f}: "
+        f"epsilon {federated.epsilon:g} per {unit} at delta {federated.delta:g}"
     )
 
 
@@ -119,7 +121,8 @@ class Job:
         settings = self.settings.federated
         title = "private training" if settings.private else "training without privacy"
         result, seconds = self._federate(settings, self.folder, title)
-        spent = "" if result.epsilon is None else f"epsilon {result.epsilon:.3f} of {settings.epsilon:g} spent, "
+        spent = "each device kept its own budget, " if settings.private else ""
+        spent = spent if result.epsilon is None else f"epsilon {result.epsilon:.3f} of {settings.epsilon:g} spent, "
         _say(
             f"{title}: {settings.rounds} rounds in {seconds:.0f} s, {spent}"
             f"{result.vector.numel():,} adapter weights travelled"

@@ -13,23 +13,19 @@ import secrets
 from pathlib import Path
 
 from apps.run_config import RunConfig
-from federated.accounts import LEDGER
+from federated.reporting import claim_facts, ledger_path, mechanism_facts, outside_facts, sampling_facts, spent
 from federated.settings import FederatedConfig
 from privacy.ledger import Ledger
 from privacy.report import (
     Claim,
     DataFacts,
     Identity,
-    Mechanism,
     Outside,
-    SamplingFacts,
     build_report,
     data_commitment,
     now,
     write_report,
 )
-from privacy.report.models import NoiseKind
-from privacy.sampling import PoissonSampler
 
 KEY = "commitment.key"
 MODEL = "model/model.safetensors"
@@ -39,38 +35,21 @@ CONFIG = "config.yaml"
 def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: dict[str, str]) -> tuple[Path, Path]:
     """report.json and report.html in ``folder``, from its ledger, its model and its settings."""
     federated = settings.federated
-    ledger = Ledger.open(folder / LEDGER)
+    ledger = Ledger.open(ledger_path(federated, folder))
     # The last word of the ledger: a model that is swapped together with its hash in the report is caught by it.
     ledger.remark("finished", model_hash_after=file_hash(folder / MODEL))
-    rounds = len(ledger.events())
-    simulation = federated.noise == "simulation"
-    randomness: NoiseKind = "seeded (simulation)" if simulation else "csprng"
-    sampler = PoissonSampler(federated.households, federated.sampling_rate, seed_or_generator=0 if simulation else None)
+    sampling = sampling_facts(federated, ledger)
     report = build_report(
         ledger,
         Claim(
             epsilon=_spent(ledger, federated),
             delta=federated.delta,
             accountant=federated.accountant,
-            adjacency="add_or_remove_one",
-            unit="user",
-            unit_definition="one household and all its photos, captions and questions",
-            released="the noised mean update of every round, and so the final image adapters",
-            threat_model=(
-                "Whoever sees every released update and the final model, and knows all other households. The server is "
-                "trusted with single updates while a round lasts (central model)."
-            ),
-            simulation=simulation,
+            simulation=federated.noise == "simulation",
+            **claim_facts(federated),
         ),
-        mechanism=Mechanism(
-            clip_kind="flat",
-            clip_norm=federated.clip_norm,
-            divisor=federated.expected_cohort,
-            divisor_is_public=True,
-            dtypes={"update": "float32", "norm and sum": "float64", "noise": "float64", "model": "float32"},
-            noise=randomness,
-        ),
-        sampling=SamplingFacts.of(sampler, steps=rounds),
+        mechanism=mechanism_facts(federated),
+        sampling=sampling,
         data=_data_facts(settings, folder),
         identity=Identity(
             name=settings.name,
@@ -79,7 +58,7 @@ def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: di
             config_hash=file_hash(folder / CONFIG),
             model_hash_before=file_hash(base / "model.safetensors"),
             model_hash_after=file_hash(folder / MODEL),
-            optimizer_steps=rounds,
+            optimizer_steps=sampling.steps,
             files={name: file_hash(folder / name) for name in (MODEL, CONFIG, *_checkpoints(folder))},
         ),
         outside=_outside(settings),
@@ -89,9 +68,7 @@ def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: di
 
 def _spent(ledger: Ledger, federated: FederatedConfig) -> float:
     """What the ledger's releases cost, rounded up in the fourth decimal: a claim is never below its price."""
-    from privacy.accounting import epsilon
-
-    return math.ceil(epsilon(ledger.events(), federated.delta, federated.accountant) * 1e4) / 1e4
+    return math.ceil(spent(federated, ledger) * 1e4) / 1e4
 
 
 def _data_facts(settings: RunConfig, folder: Path) -> DataFacts:
@@ -107,7 +84,7 @@ def _data_facts(settings: RunConfig, folder: Path) -> DataFacts:
         whole = [file_hash(path).encode() for path in sorted(data.folder.rglob("*")) if path.is_file()]
     return DataFacts(
         commitment=data_commitment(_key(folder), whole),
-        population=federated.households,
+        population=federated.photos_per_household if federated.trust == "device" else federated.households,
         population_is_public=True,
         deduplicated="households are drawn independently; no photo is at two of them"
         if data.source == "scenes"
@@ -123,7 +100,7 @@ def _data_facts(settings: RunConfig, folder: Path) -> DataFacts:
 def _outside(settings: RunConfig) -> list[Outside]:
     """Everything that looked at data and is not a release of the ledger."""
     statements = [
-        Outside(kind="loss_curves", statement="Devices do not send losses; none is kept.", data="none"),
+        *outside_facts(settings.federated),
         Outside(
             kind="evaluation",
             statement="Metrics are of households that took no part in the training.",

@@ -11,16 +11,15 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 KEPT = 2
-_STATE = "optimiser."
+_STATE, _ACCOUNT = "optimiser.", "account."
 
 Facts = dict[str, float | int | None]
 
@@ -34,8 +33,8 @@ class RoundState:
     """The server after ``rounds_done`` rounds (= the number of the next one).
 
     vector: [d] float32. optimiser: name -> [d] float32. optimiser_steps: updates that it made (less than rounds_done
-    where a round was lost in a crash). lost: numbers of the rounds that were spent without moving the model. history:
-    the public facts of the rounds so far.
+    where a round was lost in a crash). account: what the account goes on from, a function of releases. lost: numbers of
+    the rounds that were spent without moving the model. history: the public facts of the rounds so far.
     """
 
     rounds_done: int
@@ -45,6 +44,7 @@ class RoundState:
     fingerprint: str
     lost: tuple[int, ...] = ()
     history: tuple[Facts, ...] = ()
+    account: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -59,6 +59,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {"vector": state.vector.contiguous()}
         tensors |= {_STATE + name: value.contiguous() for name, value in state.optimiser.items()}
+        tensors |= {_ACCOUNT + name: value.contiguous() for name, value in state.account.items()}
         metadata = {
             "rounds_done": str(state.rounds_done),
             "optimiser_steps": str(state.optimiser_steps),
@@ -89,6 +90,7 @@ class Checkpoints:
                 optimiser={
                     name.removeprefix(_STATE): value for name, value in tensors.items() if name.startswith(_STATE)
                 },
+                account={name.removeprefix(_ACCOUNT): v for name, v in tensors.items() if name.startswith(_ACCOUNT)},
                 optimiser_steps=int(metadata["optimiser_steps"]),
                 fingerprint=metadata["fingerprint"],
                 lost=tuple(int(number) for number in json.loads(metadata["lost"])),
@@ -122,11 +124,14 @@ class Checkpoints:
         return sorted(self.folder.glob("round-*.safetensors"))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a crash at any moment leaves the old or the new file, never a part."""
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Replace ``path`` by ``data`` so that a crash at any moment leaves the old or the new file, never a part.
+
+    ``mode``: permissions of the file, before the process's umask; 0o600 for secrets.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -145,7 +150,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
-        value = tensors[name].to(torch.float32).contiguous()
+        value = tensors[name].contiguous()
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()

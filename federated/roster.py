@@ -87,5 +87,9 @@ class Roster:
         """The node of a device, or None while it is not connected."""
         return self._node_of.get(device)
 
+    def present(self) -> list[int]:
+        """The devices that are connected, ascending."""
+        return sorted(self._node_of)
+
     def __len__(self) -> int:
         return len(self._node_of)

@@ -5,7 +5,8 @@ Flower's run configuration (``server.learning-rate``), which knows only str, int
 into each other without loss.
 
 What it refuses: a privacy budget that promises nothing (delta of 1/N or more), a cohort that is expected to hold less
-than one device, and settings that would be ignored silently.
+than one device, privacy modes that do not go together, and settings that would be ignored silently (``federated.modes``
+has the rules).
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from federated.modes import PRIVACY_MODES, check_modes
+
 CodecName = Literal["fp32", "bf16", "int8", "topk"]
 AggregatorName = Literal["mean", "clipped_mean", "trimmed_mean", "median", "krum", "multi_krum"]
 Scalar = bool | int | float | str
+Trust = Literal["central", "secure_aggregation", "device"]
 _EMPTY: dict[str, Scalar] = {
     "noise-multiplier": 0.0,
     "gate-norm": 0.0,
@@ -70,6 +74,51 @@ class AdapterConfig(Section):
     )
 
 
+class BoundedConfig(Section):
+    """Devices that come when they like: how soon and how often one may take part, and how the noise is correlated."""
+
+    min_separation: int = Field(default=1, ge=1, description="fewest rounds from one participation to the next")
+    max_participations: int = Field(default=1, ge=1, description="in the whole run; a device beyond it is turned away")
+    bands: int = Field(default=1, ge=1, description="of the inverse encoder (DP-FTRL); 1 is fresh noise in every round")
+
+
+class AdaptiveConfig(Section):
+    """A clipping norm that follows a private quantile of the updates' norms (Andrew et al., 2021, 1905.03871)."""
+
+    enabled: bool = False
+    quantile: float = Field(default=0.5, gt=0, lt=1, description="the share of updates that should not be clipped")
+    learning_rate: float = Field(default=0.2, gt=0, le=2, description="of the norm's logarithm")
+    count_noise: float = Field(
+        default=10.0, gt=0, description="noise on the count of unclipped updates, over its sensitivity of 1/2"
+    )
+
+
+class SecureConfig(Section):
+    """Secure aggregation: of a cohort, how many must stay to the end, and how many may collude with the server."""
+
+    threshold: float = Field(
+        default=0.67, gt=0.5, le=1, description="share of the cohort without which there is no sum"
+    )
+    colluders: float = Field(
+        default=0.0, ge=0, lt=0.5, description="share of the cohort whose noise is not counted on: they may tell it"
+    )
+    attempts: int = Field(default=3, ge=1, le=100, description="cohorts to try in one round before the run stops")
+
+
+class OnDeviceConfig(Section):
+    """DP-SGD inside the device: how a local step draws the device's own photos."""
+
+    sampling_rate: float = Field(default=0.5, gt=0, le=1, description="the chance of each photo to be in a local step")
+
+
+class PrivateEvaluationConfig(Section):
+    """The loss on the devices' own photos while training, as a release of its own: a noisy sum of clipped losses."""
+
+    every: int = Field(default=0, ge=0, description="rounds from one evaluation to the next; 0 is none")
+    loss_bound: float = Field(default=10.0, gt=0, description="nats per token; a device's loss counts as no more")
+    noise_multiplier: float = Field(default=10.0, gt=0, description="noise on the sum of losses, over loss_bound")
+
+
 class FederatedConfig(Section):
     """One federated run. Field names are the keys of the YAML section ``federated``."""
 
@@ -104,6 +153,19 @@ class FederatedConfig(Section):
         gt=0,
         description="sigma, in units of C; None calibrates it to the budget, a number is held against it",
     )
+    trust: Trust = Field(
+        default="central",
+        description="who may see what: the server single updates; or only sums, with noise from the devices; or each "
+        "device protects its own photos",
+    )
+    participation: Literal["poisson", "bounded"] = Field(
+        default="poisson", description="poisson: drawn in secret, amplified; bounded: who comes, within limits"
+    )
+    bounded: BoundedConfig = BoundedConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    secure: SecureConfig = SecureConfig()
+    on_device: OnDeviceConfig = OnDeviceConfig()
+    private_evaluation: PrivateEvaluationConfig = PrivateEvaluationConfig()
     server: ServerOptimiserConfig = ServerOptimiserConfig()
     adapters: AdapterConfig = AdapterConfig()
     noise: Literal["secure", "simulation"] = Field(
@@ -117,10 +179,15 @@ class FederatedConfig(Section):
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
-        if self.private and self.delta * self.households >= 1:
+        units, unit = (
+            (self.photos_per_household, "photos on a device")
+            if self.trust == "device"
+            else (self.households, "devices")
+        )
+        if self.private and self.delta * units >= 1:
             raise ValueError(
-                f"delta is {self.delta:g} with {self.households} devices, which would permit publishing one of them; "
-                f"give a delta below {1 / self.households:.3g}."
+                f"delta is {self.delta:g} with {units} {unit}, which would permit publishing one of them; "
+                f"give a delta below {1 / units:.3g}."
             )
         if self.private and self.aggregator != "mean":
             raise ValueError(
@@ -134,6 +201,7 @@ class FederatedConfig(Section):
                 f"devices a round, and at least 1 is needed; raise sampling_rate to {1 / self.households:.3g} or more, "
                 "or have more households."
             )
+        check_modes(self)
         return self
 
     @property
@@ -141,9 +209,20 @@ class FederatedConfig(Section):
         """q N: the public constant that a round's sum is divided by."""
         return self.sampling_rate * self.households
 
+    @property
+    def cohort(self) -> int:
+        """Devices asked in a round where participation is bounded: q N, rounded, a public constant."""
+        return max(1, round(self.expected_cohort))
+
+    @property
+    def divisor(self) -> float:
+        """The public constant that a round's sum is divided by."""
+        return self.expected_cohort if self.participation == "poisson" else float(self.cohort)
+
     def without_privacy(self) -> FederatedConfig:
         """The same run without clipping and noise: the ceiling that the private run is compared with."""
-        return self.model_copy(update={"private": False})
+        plain = {name: type(self).model_fields[name].default for name in PRIVACY_MODES}
+        return self.model_copy(update={"private": False, **plain})
 
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the result; a run directory resumes only under an equal one.

@@ -9,7 +9,7 @@ written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from federated.client_app import client_app
 from federated.devices import PhotoFeeder, Population, check_population
 from federated.grid import InProcessGrid
 from federated.job import adapted_model
+from federated.on_device import BOOKS, Books
+from federated.secure_aggregation.keys import KeysInProcess
 from federated.server_app import server_app
 from federated.settings import FederatedConfig
 from federated.strategy import Job, Result, RoundFacts
@@ -39,17 +41,23 @@ def simulate(
     run_dir: Path,
     progress: Progress | None = None,
     absent: Callable[[int, str], bool] | None = None,
+    budgets: Mapping[int, float] | None = None,
+    make_bench: Callable[[nn.Module, Feeder, FederatedConfig], Bench] = Bench,
 ) -> Result:
     """Begin or resume the run in ``run_dir`` and train to its last round; ``model`` ends with the trained adapters.
 
     model: adapters added, base frozen. absent(device, round from 1 as text): true makes a device unreachable.
+    budgets: with ``trust: device``, epsilon of the devices whose budget is another than the settings'.
+    make_bench: what devices work at; canaries plant theirs here (``federated.canaries``).
     Raises what ``federated.strategy.Rounds.run`` raises; the run directory then resumes.
     """
     adapters = AdapterVector(model.adapter_parameters())  # type: ignore[operator]
     job = Job(settings=settings, initial=adapters.read(), layout=adapters.layout(), run_dir=run_dir, progress=progress)
     results: list[Result] = []
     server = server_app(lambda _context: job, lambda _context, _job, result: results.append(result))
-    devices = client_app(lambda _context: Bench(model, feeder, settings))
+    keys = KeysInProcess(settings.seed if settings.noise == "simulation" else None)
+    books = Books(run_dir / BOOKS, budgets)
+    devices = client_app(lambda _: make_bench(model, feeder, settings), lambda _: keys, lambda _: books)
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     with InProcessGrid(devices, devices=settings.households, workers=settings.workers, absent=absent) as grid:
         server(grid, context)

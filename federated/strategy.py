@@ -21,6 +21,7 @@ their names and their losses are shown to the operator while the run lasts, and 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,10 +32,15 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated import wire
-from federated.accounts import Account, open_account
+from federated.accounts import Account, PrivateAccount, open_account
+from federated.bounded import SecureAccount
 from federated.checkpoint import Checkpoints, Facts, RoundState
 from federated.gate import Admitted, Rejection, admit
+from federated.modes import least_contributors
 from federated.roster import Roster
+from federated.secure_aggregation import SecureAggregationError
+from federated.secure_aggregation.plan import SecurePlan
+from federated.secure_rounds import SecureRounds
 from federated.server_optimiser import ServerOptimiser
 from federated.settings import FederatedConfig
 from federated.vector import check_vector, norm_quantiles
@@ -56,7 +62,8 @@ class Interrupted(KeyboardInterrupt):
 class RoundFacts:
     """What is told after a round.
 
-    Public: round (from 1), rounds, epsilon (spent so far; None without privacy), update_norm (L2 of the released mean).
+    Public: round (from 1), rounds, epsilon (spent so far; None without privacy), update_norm (L2 of the released mean),
+    evaluation (noisy mean loss on the devices, where one was released; nats per token).
     For the operator only, never written by a private run: seconds, cohort, answered, rejections, bytes_up, bytes_down,
     loss (None in a private run: devices do not send it), norms (of the updates: ``vector.norm_quantiles``; empty in a
     private run).
@@ -74,9 +81,11 @@ class RoundFacts:
     bytes_down: int
     loss: float | None
     norms: tuple[float, ...] = ()
+    evaluation: float | None = None
 
     def public(self) -> Facts:
-        return {"round": self.round, "epsilon": self.epsilon, "update_norm": self.update_norm}
+        facts: Facts = {"round": self.round, "epsilon": self.epsilon, "update_norm": self.update_norm}
+        return facts if self.evaluation is None else {**facts, "evaluation": self.evaluation}
 
 
 @dataclass
@@ -129,6 +138,8 @@ class Rounds:
         self.vector = job.initial.clone()
         self.lost: tuple[int, ...] = ()
         self.history: list[Facts] = []
+        self._secure: SecureRounds | None = None
+        self._contributors = 0
 
     def run(self) -> Result:
         """Train to the last round. Raises Interrupted, RunFailed, CheckpointError, BudgetExceeded or OSError, each
@@ -161,6 +172,7 @@ class Rounds:
             self.vector, done, self.lost = state.vector, state.rounds_done, state.lost
             self.history = list(state.history)
             self.optimiser.load(state.optimiser, state.optimiser_steps)
+            account.load(state.account)
             logger.info("resuming after round %d of %d", done, self.settings.rounds)
         paid = account.rounds_paid(done)
         if paid > done and not account.repeatable:
@@ -178,37 +190,39 @@ class Rounds:
     def _round(self, number: int, account: Account) -> None:
         began = time.monotonic()
         account.ask(number)  # before anything is trained: a round that may not be released is not begun
-        cohort = account.cohort(number)
-        admitted, bytes_up, bytes_down = self._train(cohort, number)
-        away = self.job.may_be_empty and all(rejection.absent for rejection in admitted.rejections)
-        if len(cohort) >= FEWEST_TO_JUDGE and not admitted.updates and not away:
-            reasons = {rejection.reason for rejection in admitted.rejections}
-            raise RunFailed(
-                f"all {len(cohort)} devices of round {number + 1} failed "
-                f"({'; '.join(sorted(reasons)[:2])}); nothing was "
-                "released or spent in it. Mend the cause and start again to resume."
-            )
+        self.roster.refresh()
+        if isinstance(account, SecureAccount):
+            cohort, admitted, mean, bytes_up, bytes_down = self._secure_sum(number, account)
+        else:
+            cohort, admitted, mean, bytes_up, bytes_down = self._sum(number, account)
         for rejection in admitted.rejections:
             level = logging.INFO if rejection.absent else logging.WARNING
             logger.log(level, "round %d: device %d was dropped: %s", number + 1, rejection.device, rejection.reason)
-        mean = account.release(number, admitted.updates, self.dimension)
-        if self.job.after_release is not None:
-            mean = self.job.after_release(mean)
-        self.vector = self.optimiser.step(self.vector, mean)
-        losses = admitted.losses
+        if mean is None:
+            self.lost += (number,)
+        else:
+            if self.job.after_release is not None:
+                mean = self.job.after_release(mean)
+            self.vector = self.optimiser.step(self.vector, mean)
+        # A private run's devices send no loss. Should one do so all the same, nothing pays for it: it is not looked at.
+        losses = () if self.settings.private else admitted.losses
+        evaluated = None
+        if isinstance(account, PrivateAccount) and account.evaluates(number):
+            evaluated = account.release_losses(number, self._losses(account.evaluation_cohort(number), number))
         facts = RoundFacts(
             round=number + 1,
             rounds=self.settings.rounds,
             epsilon=account.epsilon(),
-            update_norm=float(torch.linalg.vector_norm(mean)),
+            update_norm=0.0 if mean is None else float(torch.linalg.vector_norm(mean)),
             seconds=time.monotonic() - began,
             cohort=len(cohort),
-            answered=len(admitted.updates),
+            answered=len(admitted.updates) if not isinstance(account, SecureAccount) else self._contributors,
             rejections=admitted.rejections,
             bytes_up=bytes_up,
             bytes_down=bytes_down,
             loss=sum(losses) / len(losses) if losses else None,
             norms=() if self.settings.private else norm_quantiles(admitted.updates.values()),
+            evaluation=evaluated,
         )
         self.history.append(facts.public())
         self.checkpoints.save(
@@ -220,14 +234,76 @@ class Rounds:
                 fingerprint=self.checkpoints.fingerprint,
                 lost=self.lost,
                 history=tuple(self.history),
+                account=account.state(),
             )
         )
         if self.job.progress is not None:
             self.job.progress(facts)
 
+    def _sum(self, number: int, account: Account) -> tuple[list[int], Admitted, Tensor | None, int, int]:
+        """A round in which the server sees single updates: (cohort, what was admitted, mean, bytes up, bytes down)."""
+        cohort = account.cohort(number, self.roster.present())
+        admitted, bytes_up, bytes_down = self._train(cohort, number)
+        away = self.job.may_be_empty and all(rejection.absent for rejection in admitted.rejections)
+        if len(cohort) >= FEWEST_TO_JUDGE and not admitted.updates and not away:
+            reasons = {rejection.reason for rejection in admitted.rejections}
+            raise RunFailed(
+                f"all {len(cohort)} devices of round {number + 1} failed "
+                f"({'; '.join(sorted(reasons)[:2])}); nothing was "
+                "released or spent in it. Mend the cause and start again to resume."
+            )
+        return cohort, admitted, account.release(number, admitted.updates, self.dimension), bytes_up, bytes_down
+
+    def _secure_sum(self, number: int, account: SecureAccount) -> tuple[list[int], Admitted, Tensor | None, int, int]:
+        """A round in which the server sees a noisy sum only. The mean is None where the sum was given up after paying."""
+        assert account.noise_multiplier is not None
+        if self._secure is None:
+            plan = SecurePlan.of(self.settings, account.noise_multiplier, self.dimension)
+            self._secure = SecureRounds(self.grid, self.roster, plan, self.job.layout, self.job.timeout)
+        failures: list[str] = []
+        for _ in range(self.settings.secure.attempts):
+            cohort = account.cohort(number, self.roster.present())
+            if len(cohort) < (least := least_contributors(self.settings)):
+                failures.append(f"{len(cohort)} devices are there that may take part, and {least} are needed")
+                break
+            try:
+                gathered = self._secure.gather(cohort, number, self.vector)
+            except SecureAggregationError as error:
+                logger.warning("round %d: a secure sum was given up: %s", number + 1, error)
+                failures.append(str(error))
+                account.spoilt(number)
+                continue
+            try:
+                mean = account.release_sum(number, gathered.contributors, gathered.reveal)
+            except SecureAggregationError as error:
+                logger.warning("round %d was paid for, and its sum could not be unmasked: %s", number + 1, error)
+                mean = None
+            self._contributors = len(gathered.contributors)
+            everything = Admitted({}, tuple(gathered.rejections), ())
+            return cohort, everything, mean, gathered.bytes_up, gathered.bytes_down
+        raise RunFailed(
+            f"round {number + 1} has no secure sum after {len(failures)} attempts ({failures[-1]}); nothing was revealed. "
+            "Start again when more devices are there."
+        )
+
+    def _losses(self, cohort: list[int], number: int) -> dict[int, float]:
+        """The loss of each device of ``cohort`` that answered with a number. For the account's eyes only."""
+        content = wire.request(wire.to_array(self.vector), number, self.job.layout)
+        nodes = {device: node for device in cohort if (node := self.roster.node(device)) is not None}
+        messages = [self.grid.create_message(content, wire.EVALUATE, node, str(number + 1)) for node in nodes.values()]
+        replies = self.grid.send_and_receive(messages, timeout=self.job.timeout) if messages else []
+        asked = {message.metadata.message_id: device for message, device in zip(messages, nodes, strict=True)}
+        losses: dict[int, float] = {}
+        for reply in replies:
+            device = asked.pop(reply.metadata.reply_to_message_id, None)
+            facts = None if reply.has_error() else reply.content.metric_records.get(wire.FACTS)
+            loss = None if facts is None else facts.get("loss")
+            if device is not None and isinstance(loss, float) and math.isfinite(loss):
+                losses[device] = max(0.0, loss)
+        return losses
+
     def _train(self, cohort: list[int], number: int) -> tuple[Admitted, int, int]:
         """Send the vector to the cohort and gather what came back: (admitted, bytes up, bytes down)."""
-        self.roster.refresh()
         vector = wire.to_array(self.vector)
         content = wire.request(vector, number, self.job.layout)  # one for all: a grid copies or serialises it
         messages, devices, absent = [], [], []

@@ -109,6 +109,24 @@ class ParticipationGuard:
         self._last: dict[int, int] = {}
         self._count: dict[int, int] = {}
 
+    def may(self, unit: int, step: int) -> bool:
+        """Whether `unit` may take part in `step`: not too early, not too often."""
+        last, bound = self._last.get(unit), self.participation
+        rested = last is None or step - last >= bound.min_separation
+        return rested and self._count.get(unit, 0) < bound.max_participations
+
+    def last(self, unit: int) -> int:
+        """The step that `unit` last took part in; -1 where it never did."""
+        return self._last.get(unit, -1)
+
+    def state_dict(self) -> dict[str, dict[int, int]]:
+        """Who took part last when, and how often."""
+        return {"last": dict(self._last), "count": dict(self._count)}
+
+    def load_state_dict(self, state: dict[str, dict[int, int]]) -> None:
+        """The inverse of `state_dict`."""
+        self._last, self._count = dict(state["last"]), dict(state["count"])
+
     def admit(self, units: Iterable[int], step: int) -> None:
         """Notes who takes part in `step`. Raises ValueError for anybody who may not; then nobody is noted."""
         units = [int(unit) for unit in units]

@@ -10,6 +10,7 @@ secrets; an integer seed is for tests and simulations, and `kind` says which it 
     ShuffledSampler       epochs of a random order: accounted without amplification
     FullSampler           every record in every step
     CyclicSampler         fixed batches in a fixed order: no amplification, but a bound on how soon a record comes back
+    GuardedArrivals       whoever comes, but nobody too early or too often: no amplification, the bound enforced
 
 Refuses: rates outside (0, 1], populations below 1, batches that do not fit.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Protocol
 
@@ -27,6 +29,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from privacy.correlated import ParticipationGuard
 from privacy.events import Participation, Sampling
 
 Indices = NDArray[np.int64]
@@ -289,6 +292,46 @@ class CyclicSampler(_Keyed):
             raise ValueError(f"the step is {step}; expected at least 0.")
         place = step % self.cycle
         return np.sort(self._fixed[place * self.batch : (place + 1) * self.batch])
+
+
+class GuardedArrivals:
+    """Units that come when they like: of those present, at most `batch` that the participation bound lets in.
+
+    Who waited longest goes first; a unit that comes too early or too often is turned away, so that the bound that the
+    event states is kept whatever happens. Nothing about the choice is secret, and no amplification is claimed. It may
+    depend on who came before, never on what they hold.
+    """
+
+    kind = "none"
+
+    def __init__(self, population: int, batch: int, participation: Participation) -> None:
+        if population < 1:
+            raise ValueError(f"the population is {population}; expected at least one record.")
+        self.population = int(population)
+        self.batch = _checked_batch(batch, self.population)
+        self.guard = ParticipationGuard(participation)
+
+    @property
+    def participation(self) -> Participation:
+        """The bound that is kept."""
+        return self.guard.participation
+
+    @property
+    def sampling(self) -> Sampling:
+        """none: nothing about the choice is secret."""
+        return Sampling(scheme="none", population=self.population, batch=self.batch)
+
+    @property
+    def expected_batch(self) -> float:
+        """The batch."""
+        return float(self.batch)
+
+    def choose(self, present: Iterable[int], step: int) -> list[int]:
+        """At most `batch` of the units `present` that may take part in `step`, ascending."""
+        ready = [unit for unit in set(present) if 0 <= unit < self.population and self.guard.may(unit, step)]
+        # among those who waited equally long, an order that differs by step, so that no number always goes first
+        ready.sort(key=lambda unit: (self.guard.last(unit), hashlib.sha256(f"{step}|{unit}".encode()).digest()))
+        return sorted(ready[: self.batch])
 
 
 def _checked_batch(batch: int, population: int) -> int:

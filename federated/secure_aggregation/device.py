@@ -10,7 +10,7 @@ What it refuses is raised as SecureAggregationError; afterwards the object takes
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,8 +127,13 @@ class Device:
         self._stage = "masked"
         return post
 
-    def masked(self, vector: NDArray[np.floating], post: Mapping[int, bytes]) -> Words:
-        """Stage 3: the vector in the ring plus its masks, [d] words. ``post``: sender -> ciphertext to this device."""
+    def masked(
+        self, vector: NDArray[np.floating], post: Mapping[int, bytes], noise: NDArray[np.int64] | None = None
+    ) -> Words:
+        """Stage 3: the vector in the ring plus noise and masks, [d] words. ``post``: sender -> ciphertext to this device.
+
+        ``noise``: this device's share of it, [d] integers in units of the ring's grid.
+        """
         self._enter("masked")
         unknown = set(post) - set(self._adverts)
         if unknown or self.number in post:
@@ -138,6 +143,10 @@ class Device:
         self._enough(len(post) + 1, "devices that shared their secrets")
         self._post = dict(post)
         words = self._ring.encode(vector) + expand(self._own_mask, self._ring.dimension)
+        if noise is not None:
+            if noise.dtype != np.int64 or noise.shape != words.shape:
+                raise ValueError(f"the noise is {noise.dtype} of shape {noise.shape}; int64 {words.shape} is expected.")
+            words = words + noise.astype(np.uint32)  # two's complement: negative noise wraps as it must
         for other in sorted(post):
             key = agree(self._masking, self._adverts[other].masking, "mask", self._session, self.number, other)
             mask = expand(key, self._ring.dimension)
@@ -177,6 +186,31 @@ class Device:
         self._stage = "done"
         return Unmasking(own_masks, masking_keys)
 
+    def freeze(self) -> dict[str, bytes]:
+        """Everything that the next step needs, secrets included: for where a device keeps what nobody else may read."""
+        return {
+            "stage": self._stage.encode(),
+            "secrets": self._encryption.private_bytes_raw() + self._masking.private_bytes_raw() + self._own_mask,
+            "kept": self._kept,
+            "survivors": number_bytes(self._survivors),
+            **parcel("adverts", {n: a.encryption + a.masking + a.signature for n, a in self._adverts.items()}),
+            **parcel("post", self._post),
+        }
+
+    def thaw(self, frozen: Mapping[str, bytes]) -> None:
+        """Goes on where `freeze` was called. SecureAggregationError where it is not that."""
+        try:
+            secret = frozen["secrets"]
+            self._encryption = X25519PrivateKey.from_private_bytes(secret[:32])
+            self._masking = X25519PrivateKey.from_private_bytes(secret[32:64])
+            self._own_mask, self._kept = secret[64:96], frozen["kept"]
+            self._stage = frozen["stage"].decode()
+            self._survivors = frozenset(read_numbers(frozen["survivors"]))
+            self._adverts = {n: Advert(v[:32], v[32:64], v[64:]) for n, v in read_parcel(frozen, "adverts").items()}
+            self._post = read_parcel(frozen, "post")
+        except (KeyError, ValueError) as error:
+            raise SecureAggregationError(f"device {self.number} lost what it knew of this session ({error}).") from None
+
     def _open(self, sender: int) -> tuple[bytes, bytes]:
         if sender == self.number:
             both = self._kept
@@ -211,6 +245,33 @@ class Device:
             raise SecureAggregationError(
                 f"there are {count} {what} and {self._threshold} are needed; the sum is given up."
             )
+
+
+def number_bytes(numbers: Iterable[int]) -> bytes:
+    """Numbers, ascending, four bytes each."""
+    return np.array(sorted(numbers), dtype="<u4").tobytes()
+
+
+def read_numbers(data: bytes) -> list[int]:
+    """The inverse of `number_bytes`. ValueError for half a number."""
+    return [int(number) for number in np.frombuffer(data, dtype="<u4")]
+
+
+def parcel(name: str, items: Mapping[int, bytes]) -> dict[str, bytes]:
+    """number -> bytes, all of one length, as two fields."""
+    return {f"{name}.of": number_bytes(items), name: b"".join(items[number] for number in sorted(items))}
+
+
+def read_parcel(fields: Mapping[str, object], name: str) -> dict[int, bytes]:
+    """The inverse of `parcel`. KeyError or ValueError where the fields are none."""
+    owners, data = fields[f"{name}.of"], fields[name]
+    if not isinstance(owners, bytes) or not isinstance(data, bytes):
+        raise ValueError(f"{name} is not bytes")
+    numbers = read_numbers(owners)
+    if len(set(numbers)) != len(numbers) or (len(data) % len(numbers) if numbers else len(data)):
+        raise ValueError(f"{name} has {len(data)} bytes for {len(numbers)} devices")
+    size = len(data) // len(numbers) if numbers else 0
+    return {number: data[i * size : (i + 1) * size] for i, number in enumerate(numbers)}
 
 
 def check_session(session: bytes, threshold: int, members: int) -> None:

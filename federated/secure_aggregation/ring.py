@@ -2,7 +2,8 @@
 
 A vector is clipped to C' = C - sqrt(d) / (2 s) and rounded to multiples of 1/s, so that what is in the ring has an L2
 norm of at most C, rounding included: the sensitivity that the accountant is told is kept exactly. s is the largest scale
-at which the sum of all members' coordinates still fits 31 bits.
+at which the sum of all members' coordinates, and nine standard deviations of the noise that they may add, still fit 31
+bits. (Beyond nine, with chance 3e-18 for a coordinate, a sum wraps: that spoils the number and no privacy.)
 
 What it refuses: NaN and infinity, another length, and so many members or coordinates that rounding would cost more than
 a hundredth of C.
@@ -17,18 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint32]
+DEVIATIONS = 9.0
+FINEST = 2.0**24
 LARGEST_SHARE = 0.01  # of C that may be given up to rounding
 
 
 @dataclass(frozen=True)
 class Ring:
-    """clip_norm: C > 0. members: most vectors in one sum, >= 1. dimension: d >= 1."""
+    """clip_norm: C > 0. members: most vectors in one sum, >= 1. dimension: d >= 1. noise: the largest standard deviation
+    of all the members' noise together, in the vectors' own units; 0 where they add none.
+    """
 
     clip_norm: float
     members: int
     dimension: int
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise ValueError(f"the noise's standard deviation is {self.noise}; give a finite number of at least 0.")
         if not (math.isfinite(self.clip_norm) and self.clip_norm > 0) or self.members < 1 or self.dimension < 1:
             raise ValueError(
                 f"a ring for norm {self.clip_norm}, {self.members} members and {self.dimension} numbers was asked for; "
@@ -43,7 +51,9 @@ class Ring:
     @property
     def scale(self) -> float:
         """s: integers per unit, a power of two, so that scaling rounds nothing."""
-        return 2.0 ** math.floor(math.log2((2**31 - 1) / (self.members * self.clip_norm)))
+        room = 2.0 ** math.floor(math.log2((2**31 - 1) / (self.members * self.clip_norm + DEVIATIONS * self.noise)))
+        # With noise the grid need not be finer than this, and the noise's variance in its units stays below 2**50.
+        return min(room, 2.0 ** math.floor(math.log2(FINEST / max(self.clip_norm, self.noise)))) if self.noise else room
 
     @property
     def rounding(self) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from federated.secure_aggregation.errors import SecureAggregationError
 
@@ -60,12 +61,19 @@ def _evaluate(coefficients: Sequence[int], point: int) -> int:
 
 
 def _interpolate(points: Sequence[int], values: Mapping[int, int], at: int) -> int:
-    total = 0
+    weights = _weights(tuple(points), at)
+    return sum(values[point] * weight for point, weight in zip(points, weights, strict=True)) % PRIME
+
+
+@lru_cache(maxsize=4096)
+def _weights(points: tuple[int, ...], at: int) -> tuple[int, ...]:
+    """Lagrange's weights: every secret of a session is joined from the same points, so they are made once."""
+    found = []
     for i in points:
         top = bottom = 1
         for j in points:
             if j != i:
                 top = top * (at - j) % PRIME
                 bottom = bottom * (i - j) % PRIME
-        total = (total + values[i] * top * pow(bottom, -1, PRIME)) % PRIME
-    return total
+        found.append(top * pow(bottom, -1, PRIME) % PRIME)
+    return tuple(found)
