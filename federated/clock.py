@@ -85,11 +85,16 @@ class SimulatorConfig(Section):
 
 
 def check_clock(settings: FederatedConfig) -> None:
-    """ValueError for a private run with secure noise: on a clock, cohorts come from a seed."""
+    """ValueError for secure noise (on a clock, cohorts come from a seed) and for modes that the clock does not know."""
     if settings.private and settings.noise == "secure":
         raise ValueError(
             "a virtual clock repeats who took part from its seed, so secure noise would promise what it cannot hold; "
             "say noise: simulation here, and train a model to be released with mmslm run."
+        )
+    if settings.trust != "central" or settings.participation != "poisson":
+        raise ValueError(
+            f"the virtual clock knows rounds of one exchange with Poisson cohorts, and trust is {settings.trust} with "
+            f"{settings.participation} participation; leave both out here, or simulate without the clock."
         )
 
 

@@ -167,6 +167,11 @@ def train_privately(bench: Bench, device: int, round_number: int, start: Tensor,
     Raises BudgetExceeded, before a photo is touched, where the round would overspend the device's budget.
     """
     settings = bench.settings
+    if bench.holdings is not None or bench.personal is not None:
+        raise ValueError(
+            "trust is device together with partial or personal adapters, whose own steps nothing would pay for; leave them "
+            "out, or choose trust: central."
+        )
     noise_multiplier = planned_noise_on_device(settings)
     steps = [round_number * settings.local_steps + i for i in range(settings.local_steps)]
     book.ask(local_event(settings, noise_multiplier), steps)
