@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 
 from apps.run_config import RunConfig
-from federated.reporting import claim_facts, ledger_path, mechanism_facts, outside_facts, sampling_facts, spent
+from federated.reporting import claim_facts, mechanism_facts, open_report_ledger, outside_facts, sampling_facts, spent
 from federated.settings import FederatedConfig
 from privacy.ledger import Ledger
 from privacy.report import (
@@ -35,7 +35,7 @@ CONFIG = "config.yaml"
 def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: dict[str, str]) -> tuple[Path, Path]:
     """report.json and report.html in ``folder``, from its ledger, its model and its settings."""
     federated = settings.federated
-    ledger = Ledger.open(ledger_path(federated, folder))
+    ledger = open_report_ledger(federated, folder)
     # The last word of the ledger: a model that is swapped together with its hash in the report is caught by it.
     ledger.remark("finished", model_hash_after=file_hash(folder / MODEL))
     sampling = sampling_facts(federated, ledger)

@@ -11,6 +11,7 @@ from typing import Any
 
 from federated.accounts import LEDGER
 from federated.bounded import participation_of
+from federated.checkpoint import write_atomically
 from federated.modes import colluders, least_contributors
 from federated.on_device import BOOKS
 from federated.settings import FederatedConfig
@@ -21,15 +22,19 @@ from privacy.report.models import NoiseKind
 from privacy.sampling import GuardedArrivals, PoissonSampler
 
 
-def ledger_path(settings: FederatedConfig, run_dir: Path) -> Path:
-    """The ledger that a report of the run is made from."""
-    if settings.trust != "device":
-        return run_dir / LEDGER
-    books = sorted((run_dir / BOOKS).glob("device-*.jsonl"))
-    if not books:
-        raise FileNotFoundError(f"no device has a ledger in {run_dir / BOOKS}; train before reporting.")
-    # Every step costs the same, so the most events are the largest epsilon.
-    return max(books, key=lambda path: len(Ledger.open(path).events()))
+def open_report_ledger(settings: FederatedConfig, run_dir: Path) -> Ledger:
+    """The ledger that a report of the run is made from, in the run directory itself, where an auditor looks for it.
+
+    With ``trust: device`` it is a copy of that of the device that spent most.
+    """
+    path = run_dir / LEDGER
+    if settings.trust == "device" and not path.exists():
+        books = sorted((run_dir / BOOKS).glob("device-*.jsonl"))
+        if not books:
+            raise FileNotFoundError(f"no device has a ledger in {run_dir / BOOKS}; train before reporting.")
+        # Every step costs the same, so the most events are the largest epsilon.
+        write_atomically(path, max(books, key=lambda book: len(Ledger.open(book).events())).read_bytes())
+    return Ledger.open(path)
 
 
 def spent(settings: FederatedConfig, ledger: Ledger) -> float:
