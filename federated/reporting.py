@@ -100,7 +100,7 @@ def mechanism_facts(settings: FederatedConfig) -> Mechanism:
 
 def sampling_facts(settings: FederatedConfig, ledger: Ledger) -> SamplingFacts:
     """The sampler that ran, and how many steps it gave."""
-    releases = len(ledger.events())
+    steps = len(set(ledger.steps()))  # an evaluation belongs to its round, and a step paid for again is one step
     simulation = settings.noise == "simulation"
     if settings.participation == "bounded":
         bound = participation_of(settings)
@@ -112,10 +112,10 @@ def sampling_facts(settings: FederatedConfig, ledger: Ledger) -> SamplingFacts:
             randomness="seeded (simulation)" if simulation else "csprng",
             scheme="poisson",
             rate=settings.on_device.sampling_rate,
-            steps=releases,
+            steps=steps,
         )
     sampler = PoissonSampler(settings.households, settings.sampling_rate, seed_or_generator=0 if simulation else None)
-    return SamplingFacts.of(sampler, steps=releases)
+    return SamplingFacts.of(sampler, steps=steps)
 
 
 def outside_facts(settings: FederatedConfig) -> list[Outside]:
