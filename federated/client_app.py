@@ -89,7 +89,7 @@ def client_app(
         _check_layout(bench, layout)
         device = device_number(context)
         if bench.settings.trust == "device":
-            own = books_of_node(context) if books is None else books.of(context)
+            own = books_of_node(context, bench.settings) if books is None else books.of(context)
             delta = _privately(bench, device, round_number, vector, own)
             return wire.reply(_encode(delta, bench, device, round_number, context), message)
         delta, loss = bench.train(device, round_number, vector)

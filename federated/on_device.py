@@ -144,9 +144,14 @@ class Books:
             self._open.pop(device, None)
 
 
-def books_of_node(context: Context) -> Books:
-    """Where this node was told to keep its ledger, and its own budget. ValueError where it was told nothing."""
+def books_of_node(context: Context, settings: FederatedConfig) -> Books:
+    """Where this node was told to keep its ledger, and its own budget; a simulated one keeps it in the run directory.
+
+    ValueError where it was told nothing.
+    """
     folder, epsilon = context.node_config.get(BOOK), context.node_config.get(BUDGET)
+    if folder is None and settings.noise == "simulation" and context.run_config.get("run-dir"):
+        folder = str(Path(str(context.run_config["run-dir"])) / BOOKS)
     if not isinstance(folder, str) or not Path(folder).is_absolute():
         raise ValueError(
             f"this node has no place for its privacy ledger ({BOOK} is {folder!r}); start it with --node-config "

@@ -246,17 +246,20 @@ def test_noise_is_calibrated_for_a_device_that_is_drawn_often(make):
         planned_noise_on_device(make(noise_multiplier=0.3, epsilon=1.0))
 
 
-def test_a_node_without_a_place_for_its_ledger_is_refused():
+def test_a_node_without_a_place_for_its_ledger_is_refused(make):
+    real = make(noise="secure")
+
     def context(**config):
-        return Context(run_id=1, node_id=2, node_config=config, state=RecordDict(), run_config={})
+        return Context(run_id=1, node_id=2, node_config=config, state=RecordDict(), run_config={"run-dir": "/run"})
 
     with pytest.raises(ValueError, match="no place for its privacy ledger"):
-        books_of_node(context())
+        books_of_node(context(), real)
     with pytest.raises(ValueError, match="absolute"):
-        books_of_node(context(book="here"))
+        books_of_node(context(book="here"), real)
     with pytest.raises(ValueError, match="above 0"):
-        books_of_node(context(**{"book": "/x", "epsilon": -1.0, "partition-id": 3}))
-    assert books_of_node(context(**{"book": "/x", "epsilon": 2.0, "partition-id": 3}))._epsilon == {3: 2.0}
+        books_of_node(context(**{"book": "/x", "epsilon": -1.0, "partition-id": 3}), real)
+    assert books_of_node(context(**{"book": "/x", "epsilon": 2.0, "partition-id": 3}), real)._epsilon == {3: 2.0}
+    assert books_of_node(context(), make()).path(7).parent.as_posix() == "/run/devices"  # simulated
 
 
 def test_a_delta_above_one_photo_is_refused(make):
