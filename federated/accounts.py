@@ -25,7 +25,6 @@ from federated.settings import FederatedConfig
 from privacy.accounting import epsilon
 from privacy.accounting.calibration import calibrate_noise
 from privacy.budget import Budget, BudgetExceeded
-from privacy.clipping.vector import clip_vector
 from privacy.events import Adjacency, Event, GaussianRelease, Sampling
 from privacy.ledger import Ledger, LedgerTruncatedError
 from privacy.mechanism import GaussianSum
@@ -92,8 +91,11 @@ def open_account(settings: FederatedConfig, run_dir: Path, *, fresh: bool) -> Ac
 
         kind = SecureAccount if settings.trust == "secure_aggregation" else BoundedAccount
         return kind(settings, run_dir, fresh=fresh)
-    kind_of_sampled = AdaptiveAccount if settings.adaptive.enabled else PrivateAccount
-    return kind_of_sampled(settings, run_dir / LEDGER, fresh=fresh)
+    if settings.adaptive.enabled:
+        from federated.adaptive import AdaptiveAccount
+
+        return AdaptiveAccount(settings, run_dir / LEDGER, fresh=fresh)
+    return PrivateAccount(settings, run_dir / LEDGER, fresh=fresh)
 
 
 def planned_noise(settings: FederatedConfig) -> float:
@@ -362,56 +364,6 @@ def check_split(settings: FederatedConfig, noise_multiplier: float) -> None:
             f"adaptive.count_noise is {settings.adaptive.count_noise:g} and the whole release has a noise multiplier of "
             f"{noise_multiplier:g}; the count's must be larger (ten times leaves the updates almost all), so raise it."
         )
-
-
-def update_noise(noise_multiplier: float, count_noise: float) -> float:
-    """The noise multiplier of the updates when ``count_noise`` pays for the count and both cost ``noise_multiplier``.
-
-    An update over its noise and a bit over its own are one vector of one release: 1/z^2 = 1/u^2 + 1/c^2
-    (Andrew et al., 2021, theorem 1).
-    """
-    return (noise_multiplier**-2 - count_noise**-2) ** -0.5
-
-
-class AdaptiveAccount(PrivateAccount):
-    """`PrivateAccount` with a clipping norm that follows a private quantile of the updates' norms.
-
-    Each update is clipped to the round's C and gets one more coordinate, its vote (+1/2: not longer than C, -1/2), scaled
-    so that one Gaussian release of both at noise multiplier z gives the updates u and the count c. Two releases of one
-    cohort would NOT compose as two independently sampled ones; one vector is one release, and so the ledger says.
-    C of the next round follows from the noisy count: post-processing.
-    """
-
-    def __init__(self, settings: FederatedConfig, path: Path, *, fresh: bool) -> None:
-        super().__init__(settings, path, fresh=fresh)
-        assert self.noise_multiplier is not None
-        self.count_noise = settings.adaptive.count_noise
-        self.update_noise = update_noise(self.noise_multiplier, self.count_noise)
-        self.clip_norm = settings.clip_norm
-
-    def release(self, number: int, updates: Mapping[int, Tensor], dimension: int) -> Tensor:
-        self._pay(number, update_noise=self.update_noise, count_noise=self.count_noise, clip_norm=self.clip_norm)
-        # In units where the updates' noise is u C, a vote of 1/2 with noise c/2 is u C / c long.
-        vote_length = self.update_noise * self.clip_norm / self.count_noise
-        self.mechanism.clip_norm = math.hypot(self.clip_norm, vote_length)  # so that z times it is u C
-        vectors = []
-        for device in sorted(updates):
-            clipped, was_clipped, finite = clip_vector(updates[device], self.clip_norm)
-            vote = torch.tensor([-vote_length if was_clipped or not finite else vote_length], dtype=torch.float64)
-            vectors.append(torch.cat([clipped.to(torch.float64), vote]))
-        noisy = self.mechanism.release(vectors, step=number, dimension=dimension + 1)
-        unclipped = float(noisy[-1]) / (2 * vote_length) + 0.5  # of the expected cohort, as the devices that came
-        adaptive = self.settings.adaptive
-        self.clip_norm *= math.exp(-adaptive.learning_rate * (min(1.0, max(0.0, unclipped)) - adaptive.quantile))
-        return noisy[:-1].contiguous()
-
-    def state(self) -> dict[str, Tensor]:
-        return {"clip_norm": torch.tensor([self.clip_norm], dtype=torch.float64)}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        if set(state) != {"clip_norm"} or state["clip_norm"].numel() != 1:
-            raise ValueError("the checkpoint holds no clipping norm, which adaptive clipping goes on from.")
-        self.clip_norm = float(state["clip_norm"])
 
 
 class OpenAccount(Account):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from federated.accounts import LEDGER, AccountError, AdaptiveAccount, PrivateAccount, planned_noise, update_noise
+from federated.accounts import LEDGER, AccountError, PrivateAccount, planned_noise
+from federated.adaptive import AdaptiveAccount, update_noise
 from federated.bounded import BoundedAccount, planned_bounded_noise
 from federated.checkpoint import Checkpoints
 from federated.settings import FederatedConfig
