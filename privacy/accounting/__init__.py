@@ -13,6 +13,7 @@ from privacy.accounting.epsilon import (
     epsilon,
     profile,
     refusals,
+    tight_accountants,
 )
 from privacy.accounting.mechanisms import AccountingError, Composition, UnsupportedEvent, resolve
 from privacy.accounting.summary import GdpSummary, gdp_summary
@@ -36,4 +37,5 @@ __all__ = [
     "profile",
     "refusals",
     "resolve",
+    "tight_accountants",
 ]
