@@ -34,6 +34,7 @@ from torch import Tensor
 GRID_BITS = 12  # the noisy sum is rounded to multiples of 2**-GRID_BITS * (std rounded down to a power of two)
 _BLOCK = 1 << 16  # normals per block: 512 KiB of fp64 stays in the cache
 _MASK = (1 << 63) - 1
+_ZEROS = memoryview(bytes(8 * _BLOCK))  # what is encrypted: the keystream itself is wanted
 
 
 class Noise(Protocol):
@@ -72,13 +73,12 @@ class _BoxMuller:
     def _stream(self, step: int, stream: int, size: int) -> CipherContext:
         raise NotImplementedError
 
-    def _block(self, source: CipherContext, zeros: bytes, buffer: bytearray, count: int, std: float) -> Tensor:
+    def _block(self, source: CipherContext, buffer: bytearray, count: int, std: float) -> Tensor:
         """`count` normals, fp64."""
         pairs = (count + 1) // 2
-        length = 16 * pairs
-        source.update_into(memoryview(zeros)[:length], buffer)
+        source.update_into(_ZEROS[: 16 * pairs], buffer)
         words = torch.frombuffer(buffer, dtype=torch.int64, count=2 * pairs)
-        uniform = (words & _MASK).to(torch.float64)
+        uniform = words.bitwise_and_(_MASK).to(torch.float64)
         # (k + 1) / 2**63 lies in (0, 1]: the logarithm is finite, and small k keep all their bits, so tails are real.
         radius = uniform[:pairs].add_(1.0).mul_(2.0**-63).log_().mul_(-2.0).sqrt_().mul_(std)
         angle = uniform[pairs:].mul_(math.pi * 2.0**-62)
@@ -130,10 +130,9 @@ class _BoxMuller:
     def _blocks(self, size: int, step: int, stream: int, std: float) -> Iterator[tuple[int, Tensor]]:
         """(start, N(0, std**2)) until `size` are drawn."""
         source = self._stream(step, stream, size)
-        length = 8 * min(size + size % 2, _BLOCK)
-        zeros, buffer = bytes(length), bytearray(length + 16)
+        buffer = bytearray(8 * min(size + size % 2, _BLOCK) + 16)
         for start in range(0, size, _BLOCK):
-            yield start, self._block(source, zeros, buffer, min(_BLOCK, size - start), std)
+            yield start, self._block(source, buffer, min(_BLOCK, size - start), std)
 
 
 def _cipher(key: bytes) -> CipherContext:

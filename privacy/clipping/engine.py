@@ -33,6 +33,7 @@ from privacy.clipping.parts import (
     FormedPart,
     LinearPart,
     Part,
+    ScaledInputs,
     TablePart,
     cross_term,
     exact_squared_norms,
@@ -236,6 +237,7 @@ class OneBackward:
         return squared.clamp_(min=0.0)  # keeps NaN
 
     def _add(self, parts: dict[nn.Parameter, list[Part]], factors: Tensor, keep: Tensor | None) -> None:
+        inputs = ScaledInputs()
         while parts:
             parameter, some = parts.popitem()  # each part is freed once it is added
             for part in some:
@@ -245,7 +247,11 @@ class OneBackward:
                     self._sums[parameter] = torch.empty(
                         parameter.shape, dtype=_sum_type(parameter), device=parameter.device
                     )
-                chosen.weighted_sum_(factors[self._group[parameter]], self._sums[parameter], fresh)
+                factor, total = factors[self._group[parameter]], self._sums[parameter]
+                if isinstance(chosen, LinearPart):
+                    chosen.weighted_sum_(factor, total, fresh, inputs)
+                else:
+                    chosen.weighted_sum_(factor, total, fresh)
 
     def take(self) -> dict[nn.Parameter, Tensor]:
         """The sums since the last `take` for every trained parameter, in fp32 or better, and starts anew."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,25 @@ def _wide(x: Tensor) -> Tensor:
 def _joined(x: Tensor, count: int) -> Tensor:
     """[B * k, T, ...] as [B, k * T, ...]."""
     return x.reshape(len(x) // count, count * x.shape[1], *x.shape[2:])
+
+
+def same_tensor(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one view of one memory: q, k and v were given the same input."""
+    return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
+
+
+class ScaledInputs:
+    """The last input that was scaled by the samples' factors: layers that share their input scale it once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # x is kept alive, so that nothing takes its memory
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """x [B, T, D] times factor [B], in at least fp32."""
+        if self._last is None or not (same_tensor(self._last[0], x) and same_tensor(self._last[1], factor)):
+            wide = _wide(x)
+            self._last = (x, factor, wide * factor.to(wide.dtype)[:, None, None])
+        return self._last[2]
 
 
 @dataclass
@@ -62,14 +82,18 @@ class LinearPart:
         """[B, *shape]."""
         return torch.bmm(_wide(self.g).transpose(1, 2), _wide(self.x)).view(-1, *self.shape)
 
-    def weighted_sum_(self, factor: Tensor, total: Tensor, fresh: bool = False) -> None:
-        """total [*shape] += sum_b factor_b * gradient_b; = where `fresh`. The narrower of x and g takes the factor."""
+    def weighted_sum_(
+        self, factor: Tensor, total: Tensor, fresh: bool = False, inputs: ScaledInputs | None = None
+    ) -> None:
+        """total [*shape] += sum_b factor_b * gradient_b; = where `fresh`. The narrower of x and g takes the factor.
+
+        inputs: what the layer before this one scaled; give one object to layers in a row.
+        """
         x, g = _wide(self.x), _wide(self.g)
-        column = factor.to(x.dtype)[:, None, None]
         if x.shape[2] <= g.shape[2]:
-            x = x * column
+            x = (inputs or ScaledInputs()).times(self.x, factor)
         else:
-            g = g * column
+            g = g * factor.to(g.dtype)[:, None, None]
         matrix = total.view(g.shape[2], x.shape[2])
         matrix.addmm_(g.reshape(-1, g.shape[2]).t(), x.reshape(-1, x.shape[2]), beta=0 if fresh else 1)
 
@@ -208,18 +232,21 @@ def cross_term(head: LinearPart, table: TablePart) -> Tensor:
 
 
 class HalfGram:
-    """A symmetric product Z Z^T of [B, T, D], cut into strips of rows of which only the part from the diagonal on is
-    kept.
+    """A symmetric product Z Z^T of [B, T, D], of which little more than one half is computed.
 
-    Three strips compute 2/3 of the whole. `add_` accumulates another tensor of the same B and T; `dot` is the inner
-    product of the two whole matrices per sample.
+    On one CPU thread numpy multiplies (its BLAS knows symmetric products, torch's batched one does not, and strips of
+    rows are too thin to be fast there). Elsewhere the matrix is cut into three strips of rows of which only the part
+    from the diagonal on is kept: 2/3 of the whole. `add_` accumulates another tensor of the same B and T; `dot` is the
+    inner product of the two whole matrices per sample.
     """
 
     def __init__(self, z: Tensor) -> None:
         self.batch, tokens = z.shape[:2]
-        count = 3 if tokens >= _MIN_SPLIT else 1
+        self.whole = z.device.type == "cpu" and torch.get_num_threads() == 1
+        count = 3 if tokens >= _MIN_SPLIT and not self.whole else 1
         self.cuts = [tokens * i // count for i in range(count + 1)]
-        self.pieces = [torch.bmm(left, right) for left, right in self._strips(_wide(z))]
+        z = _wide(z)
+        self.pieces = [_symmetric(z)] if self.whole else [torch.bmm(left, right) for left, right in self._strips(z)]
 
     def _strips(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Factors of the strips."""
@@ -230,7 +257,11 @@ class HalfGram:
 
     def add_(self, z: Tensor) -> None:
         """Adds Z Z^T of another z [B, T, D']."""
-        for piece, (left, right) in zip(self.pieces, self._strips(_wide(z)), strict=True):
+        z = _wide(z)
+        if self.whole:
+            self.pieces[0] += _symmetric(z)
+            return
+        for piece, (left, right) in zip(self.pieces, self._strips(z), strict=True):
             piece.baddbmm_(left, right)
 
     def diagonal(self) -> Tensor:
@@ -243,9 +274,21 @@ class HalfGram:
         for mine, theirs in zip(self.pieces, other.pieces, strict=True):
             product = mine * theirs
             rows = product.shape[1]
-            result += 2.0 * product.flatten(1).sum(dim=1, dtype=torch.float64)
-            result -= product[:, :, :rows].flatten(1).sum(dim=1, dtype=torch.float64)
+            whole = product.flatten(1).sum(dim=1, dtype=torch.float64)
+            if rows == product.shape[2]:
+                result += whole
+            else:
+                result += 2.0 * whole - product[:, :, :rows].flatten(1).sum(dim=1, dtype=torch.float64)
         return result
+
+
+def _symmetric(z: Tensor) -> Tensor:
+    """Z Z^T [B, T, T] of z [B, T, D] on the CPU."""
+    result = torch.empty(z.shape[0], z.shape[1], z.shape[1], dtype=z.dtype)
+    with np.errstate(all="ignore"):  # a sample that overflows is counted, not told to whoever reads warnings
+        for rows, product in zip(z.numpy(), result.numpy(), strict=True):
+            np.matmul(rows, rows.T, out=product)
+    return result
 
 
 def linear_squared_norms(parts: Sequence[LinearPart]) -> tuple[Tensor, Tensor]:

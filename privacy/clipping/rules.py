@@ -69,15 +69,31 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def _tokens(x: Tensor) -> Tensor:
+    """[B, ..., D] as [B, T, D]."""
+    return x.flatten(1, -2) if x.dim() > 2 else x[:, None]
+
+
 def linear_rule(module: nn.Module, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Part]:
     """y [B, ..., out] = x [B, ..., in] W^T + b."""
     assert isinstance(module, nn.Linear)
-    x, g = inputs[0].flatten(1, -2) if inputs[0].dim() > 2 else inputs[0][:, None], grad
-    g = g.flatten(1, -2) if g.dim() > 2 else g[:, None]
+    x, g = _tokens(inputs[0]), _tokens(grad)
     parts: dict[str, Part] = {}
     for name in wanted(module):
         if name == "weight":
             parts[name] = LinearPart(x, g, module.weight.shape)
+        else:
+            parts[name] = FormedPart(_wide(g).sum(dim=1))
+    return parts
+
+
+def transposed_linear_rule(module: nn.Module, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Part]:
+    """y [B, ..., out] = x [B, ..., in] W + b, with W [in, out]: `Conv1D` of transformers' GPT-2. Register it for yours."""
+    x, g = _tokens(inputs[0]), _tokens(grad)
+    parts: dict[str, Part] = {}
+    for name in wanted(module):
+        if name == "weight":
+            parts[name] = LinearPart(g, x, getattr(module, name).shape)
         else:
             parts[name] = FormedPart(_wide(g).sum(dim=1))
     return parts
@@ -131,7 +147,16 @@ def rms_norm_rule(module: nn.Module, inputs: tuple[Tensor, ...], grad: Tensor) -
     assert isinstance(module, nn.RMSNorm)
     # the default eps is that of the input's own type, also where we compute in a wider one
     eps = torch.finfo(inputs[0].dtype).eps if module.eps is None else module.eps
-    return affine_parts(module, F.rms_norm(_wide(inputs[0]), module.normalized_shape, eps=eps), grad)
+    x, g = _wide(inputs[0]), _wide(grad)
+    width = len(module.normalized_shape)
+    x, g = (
+        x.reshape(len(x), -1, *x.shape[x.dim() - width :]).flatten(2),
+        g.reshape(len(g), -1, *g.shape[-width:]).flatten(2),
+    )
+    # sum_t r_t x_t g_t, with r_t the root: one pass over x and one product, no xhat in memory
+    root = torch.linalg.vecdot(x, x).div_(x.shape[2]).add_(eps).rsqrt_()
+    gradient = torch.bmm(root[:, None], x * g)
+    return {name: FormedPart(gradient.view(-1, *module.weight.shape)) for name in wanted(module)}
 
 
 def group_norm_rule(module: nn.Module, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Part]:

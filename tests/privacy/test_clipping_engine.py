@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from privacy.clipping.engine import BatchCounts, OneBackward
 from privacy.clipping.kinds import AutomaticClip, ClipKind, FlatClip, PerLayerClip
+from privacy.clipping.parts import HalfGram, ScaledInputs
 from privacy.clipping.rules import default_rules, linear_rule, per_sample_by_vmap
 
 B = 6
@@ -377,6 +378,38 @@ def test_tokens_that_cancel_do_not_hide_a_norm_above_c() -> None:
         assert float(engine.last_norms[0, 0]) == pytest.approx(float(truth[i]), rel=1e-3)
         assert norm({n: t.double() for n, t in engine_sums(engine).items()}) <= 1.0 + 1e-3
     assert engine.backward(model(x, direction)).clipped == B
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_half_grams_are_the_whole_product_on_any_number_of_threads(threads, tokens) -> None:
+    before = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = (torch.randn(3, tokens, width, generator=generator) for width in (5, 64, 300))
+    try:
+        torch.set_num_threads(threads)
+        one, other = HalfGram(a), HalfGram(b)
+        other.add_(c.transpose(1, 2).contiguous().transpose(1, 2))  # as a convolution's windows come
+        assert one.whole == (threads == 1)
+        found, diagonal = one.dot(other), other.diagonal()
+    finally:
+        torch.set_num_threads(before)
+    a, b, c = a.double(), b.double(), c.double()
+    whole = b @ b.transpose(1, 2) + c @ c.transpose(1, 2)
+    expected = ((a @ a.transpose(1, 2)) * whole).sum(dim=(1, 2))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(diagonal.double(), whole.diagonal(dim1=1, dim2=2), rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_share_an_input_scale_it_once_and_others_do_not() -> None:
+    inputs, x = ScaledInputs(), torch.randn(4, 3, 5)
+    factor = torch.rand(4, dtype=torch.float64)
+    first = inputs.times(x.detach(), factor)
+    assert inputs.times(x.view(4, 3, 5), factor) is first
+    torch.testing.assert_close(first, x * factor.float()[:, None, None])
+    assert inputs.times(x.clone(), factor) is not first
+    assert inputs.times(x[:, :2], factor).shape == (4, 2, 5)
+    torch.testing.assert_close(inputs.times(x, 2 * factor), 2 * first)
 
 
 def test_bf16_forward_with_fp32_norms_and_sums() -> None:

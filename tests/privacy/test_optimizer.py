@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from privacy import optimizer as optimizer_module
 from privacy.clipping.kinds import AutomaticClip, FlatClip, PerLayerClip
 from privacy.correlated import CorrelatedNoise, Encoder
 from privacy.events import CorrelatedGaussianRelease, GaussianRelease, Unaccountable
@@ -307,6 +308,22 @@ def test_without_noise_dp_adamw_is_adamw() -> None:
         a.step()
         b.step()
     torch.testing.assert_close(flat(ours), flat(theirs), rtol=1e-5, atol=1e-6)
+
+
+def test_dp_adamw_gives_the_same_whether_or_not_a_tensor_is_cut_for_the_cache() -> None:
+    torch.manual_seed(0)
+    whole = nn.Parameter(torch.randn(300, 200).t().clone(memory_format=torch.contiguous_format).t())  # not contiguous
+    cut = nn.Parameter(whole.detach().clone(memory_format=torch.contiguous_format))
+    assert not whole.is_contiguous() and cut.numel() > optimizer_module._CACHED
+    settings = {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1}
+    a, b = DPAdamW([whole], **settings), DPAdamW([cut], **settings)
+    for _ in range(3):
+        a.noise_std = b.noise_std = 0.3
+        whole.grad = torch.randn_like(whole)
+        cut.grad = whole.grad.clone(memory_format=torch.contiguous_format)
+        a.step()
+        b.step()
+    torch.testing.assert_close(whole.detach(), cut.detach(), rtol=1e-6, atol=1e-7)
 
 
 def test_the_noise_bias_of_the_second_moment_is_removed() -> None:
