@@ -2,7 +2,7 @@
 
     engine = make_engine(model, FlatClip(1.0))
     private = PrivateOptimizer(engine, DPAdamW(model.parameters(), lr=1e-3), noise_multiplier=1.1,
-                               sampler=PoissonSampler(n, q, seed_or_generator=None), noise=SecureNoise(),
+                               sampler=PoissonSampler(n, q),
                                before_release=ledger.append)
     for _ in range(steps):
         rows = private.draw()
@@ -36,7 +36,7 @@ from privacy.clipping.engine import BatchCounts, ClippingEngine, OneBackward
 from privacy.clipping.kinds import ClipKind
 from privacy.correlated import CorrelatedNoise, ParticipationGuard
 from privacy.events import Adjacency, CorrelatedGaussianRelease, GaussianRelease, Unaccountable, Unit
-from privacy.noise import Noise
+from privacy.noise import Noise, SecureNoise
 from privacy.sampling import Sampler
 
 _CACHED = 1 << 15  # entries of each of DPAdamW's tensors that are updated together on a CPU: five pieces fit its cache
@@ -84,6 +84,7 @@ class PrivateOptimizer:
     """Wraps an optimiser whose parameters are exactly those of the engine.
 
     noise_multiplier: sigma >= 0 or a schedule of it (0 only for a ceiling without privacy: its event is Unaccountable).
+    noise: where noise comes from; a CSPRNG by default, `SeededNoise` for tests and simulations, `CorrelatedNoise`.
     divisor: what the noisy sum is divided by, a public constant (default: the sampler's expected batch).
     learning_rate: a schedule; None leaves the optimiser's own. Raises ValueError for numbers out of range and for
     parameters that the optimiser and the engine do not share.
@@ -96,7 +97,7 @@ class PrivateOptimizer:
         *,
         noise_multiplier: Schedule,
         sampler: Sampler,
-        noise: Noise | CorrelatedNoise,
+        noise: Noise | CorrelatedNoise | None = None,
         divisor: float | None = None,
         learning_rate: Callable[[int], float] | None = None,
         before_release: BeforeRelease | None = None,
@@ -105,6 +106,7 @@ class PrivateOptimizer:
         contributions_per_unit: int = 1,
         label: str = "training step",
     ) -> None:
+        noise = SecureNoise() if noise is None else noise
         self.engine, self.optimizer, self.sampler, self.noise = engine, optimizer, sampler, noise
         self.divisor = sampler.expected_batch if divisor is None else float(divisor)
         if not (math.isfinite(self.divisor) and self.divisor > 0):

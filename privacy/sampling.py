@@ -124,7 +124,7 @@ class PoissonSampler(_Keyed):
         population: int,
         rate: float,
         *,
-        seed_or_generator: int | bytes | np.random.Generator | torch.Generator | None,
+        seed_or_generator: int | bytes | np.random.Generator | torch.Generator | None = None,
         max_batch: int | None = None,
     ) -> None:
         super().__init__(population, seed_or_generator)
@@ -172,7 +172,7 @@ class FixedSizeSampler(_Keyed):
         population: int,
         batch: int,
         *,
-        seed_or_generator: int | bytes | np.random.Generator | torch.Generator | None,
+        seed_or_generator: int | bytes | np.random.Generator | torch.Generator | None = None,
     ) -> None:
         super().__init__(population, seed_or_generator)
         self.batch = _checked_batch(batch, self.population)
@@ -204,7 +204,7 @@ class ShuffledSampler(_Keyed):
         population: int,
         batch: int,
         *,
-        seed_or_generator: int | bytes | np.random.Generator | torch.Generator | None,
+        seed_or_generator: int | bytes | np.random.Generator | torch.Generator | None = None,
     ) -> None:
         super().__init__(population, seed_or_generator)
         self.batch = _checked_batch(batch, self.population)
@@ -265,7 +265,7 @@ class CyclicSampler(_Keyed):
         population: int,
         batch: int,
         *,
-        seed_or_generator: int | bytes | np.random.Generator | torch.Generator | None,
+        seed_or_generator: int | bytes | np.random.Generator | torch.Generator | None = None,
     ) -> None:
         super().__init__(population, seed_or_generator)
         self.batch = _checked_batch(batch, self.population)

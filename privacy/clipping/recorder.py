@@ -7,7 +7,7 @@ the edges at which their gradients appear, so in-place operations on them do no 
 
 Refused, by name: trainable parameters in layers without a rule; BatchNorm that trains or moves statistics; buffers and
 parameters that change during a forward pass (EMA codebooks); inputs changed in place after they were recorded; outputs
-that are not one tensor; layers whose first axis is not the sample.
+that are not one tensor; layers whose first axis is not the sample; compiled models.
 """
 
 from __future__ import annotations
@@ -71,6 +71,12 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile(module) made it, or module.compile() was called."""
+    wrapped = type(module).__module__.startswith("torch._dynamo")  # without importing the compiler
+    return wrapped or getattr(module, "_compiled_call_impl", None) is not None
+
+
 class Recorder:
     """Hooks on a model; `calls` grows with every forward pass under grad mode until `drop` empties it.
 
@@ -101,6 +107,12 @@ class Recorder:
             )
         self._handles: list[RemovableHandle] = []
         self._state: dict[str, tuple[int, int]] | None = None
+        compiled = [name or "the model" for name, module in model.named_modules() if _is_compiled(module)]
+        if compiled:
+            raise ValueError(
+                f"{', '.join(compiled[:5])} went through torch.compile, whose graphs run without the hooks that watch a "
+                "layer; give the engine the model as it was before."
+            )
         try:
             covered = self._cover()
         except ValueError:
@@ -155,6 +167,11 @@ class Recorder:
 
         # A deep copy of the model carries these hooks but not its own recorder: on it they do nothing.
         def before(caller: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+            if torch.compiler.is_compiling():
+                raise ValueError(
+                    f"layer {name!r} is being compiled, but the engine's hooks must run with every call; use the model "
+                    "without torch.compile."
+                )
             asked = caller is module and self.enabled and torch.is_grad_enabled()
             active = [p for p in own if p.requires_grad] if asked else []
             for p in active:

@@ -302,6 +302,31 @@ def test_reentrant_checkpointing_never_drops_a_gradient_silently() -> None:
         engine_for(model).backward(model(torch.randn(B, 3)))
 
 
+def test_compiled_models_are_refused_by_name() -> None:
+    model = Sums(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"the model.*torch\.compile"):
+        OneBackward(torch.compile(model, backend="eager"), FlatClip(1.0))
+    model.layers[0].compile(backend="eager")
+    with pytest.raises(ValueError, match=r"layers\.0.*torch\.compile"):
+        OneBackward(model, FlatClip(1.0))
+
+
+@pytest.mark.slow  # the compiler's import alone takes seconds
+def test_compiling_after_the_engine_was_made_is_never_silently_wrong() -> None:
+    model, x = Sums(nn.Linear(3, 2)), torch.randn(B, 4, 3)
+    plain = OneBackward(model, FlatClip(1.0))
+    plain.backward(model(x))
+    expected = plain.take()
+    compiled = torch.compile(model, backend="eager")
+    try:
+        plain.backward(compiled(x))
+    except (ValueError, RuntimeError) as error:  # the compiler wraps what a hook raises
+        assert "compil" in str(error)
+    else:
+        for p, total in plain.take().items():
+            torch.testing.assert_close(total, expected[p])
+
+
 def test_one_model_has_one_engine_at_a_time() -> None:
     model = Sums(nn.Linear(3, 3))
     first = engine_for(model)

@@ -156,6 +156,16 @@ def test_other_clipping_scales_the_noise_by_its_own_bound(clip) -> None:
     assert event.sensitivity == 1.0 and clip.kind in event.label
 
 
+def test_randomness_is_secret_unless_a_simulation_asks_otherwise() -> None:
+    model = nn.Linear(3, 1)
+    engine = make_engine(model, FlatClip(1.0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    private = PrivateOptimizer(engine, optimizer, noise_multiplier=1.0, sampler=PoissonSampler(9, 0.5))
+    assert (private.noise.kind, private.sampler.kind) == ("csprng", "csprng")
+    again = PoissonSampler(9, 0.5)
+    assert again.state() != private.sampler.state()
+
+
 @pytest.mark.parametrize("wrong", ["fewer", "more", "undrawn"])
 def test_other_rows_than_the_drawn_ones_are_refused(wrong) -> None:
     model, private = make()
