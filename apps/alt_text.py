@@ -15,7 +15,6 @@ import html
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,12 +29,6 @@ from mmslm.data.photo import open_image
 from mmslm.prompts import CAPTION_PROMPTS
 
 FORMATS = (".csv", ".html", ".json")
-MAX_ALT = 125
-_OPENERS = re.compile(
-    r"^(?:(?:this|here) is |there is |it is )?(?:an? |the )?(?:image|picture|photo|photograph|screenshot)"
-    r"(?: (?:shows?|of|showing|depicts?|depicting))+\s+",
-    re.I,
-)
 
 
 @dataclass(frozen=True)
@@ -51,21 +44,6 @@ class Entry:
     notices: tuple[str, ...] = field(default_factory=tuple)
     advice: tuple[str, ...] = field(default_factory=tuple)
     error: str = ""
-
-
-def shorten(text: str, limit: int = MAX_ALT) -> str:
-    """``text`` without "image of", as at most ``limit`` characters: whole sentences if one fits, else whole words
-    and "…".
-    """
-    text = _OPENERS.sub("", text.strip())
-    text = text[:1].upper() + text[1:]
-    if len(text) <= limit:
-        return text
-    sentence = max((m.end() for m in re.finditer(r"[.!?](?=\s)", text[: limit + 1])), default=0)
-    if sentence >= limit // 4:
-        return text[:sentence].strip()
-    cut = text[: limit - 1]
-    return (cut[: cut.rfind(" ")] if " " in cut else cut).rstrip(" ,;:-") + "…"
 
 
 def describe(narrator: Narrating, path: Path, name: str, digest: str, level: str) -> Entry:
@@ -89,7 +67,7 @@ def describe(narrator: Narrating, path: Path, name: str, digest: str, level: str
     return Entry(
         file=name,
         digest=digest,
-        alt="" if tier == "unknown" else shorten(short),
+        alt="" if tier == "unknown" else safety.shorten(short),
         description=long,
         certainty=tier,
         review=tier != "sure",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from apps import quality, safety
+from apps import purpose, quality, safety
 from apps.sessions import Held, Session, Sessions, Trouble, field_of, receive
 from apps.theme import markup
 from mmslm.prompts import CAPTION_PROMPTS
@@ -147,26 +147,47 @@ class Captioner:
             if not session.photos:
                 raise Trouble("error.lost")
             held = session.photos[-1]
-            session.turns[:] = [{"level": level}]
-            frame = {"held": True, "advice": list(held.flaws), "level": level}
+            meant = purpose.understand(field_of(data, "purpose", purpose.MAX_PURPOSE))
+            session.turns[:] = [{"level": level, "purpose": meant}]
+            frame = {"held": True, "advice": list(held.flaws), "level": level, "purpose": meant}
             yield {"phase": "writing", "text": "", **frame}
-            finish = (lambda text: safety.quoted(safety.people(text))) if level == "text" else safety.people
+            for update in self._tell(session, held, level, meant, request):
+                held.text = update["text"]
+                yield {**frame, **update}
+
+        return guarded(work(), request, {"kind": "describe"})
+
+    def _tell(self, session: Session, held: Held, level: str, meant: str, request: str) -> Iterator[Update]:
+        """Everything that is asked for one level and purpose, one after the other, as updates of one growing text."""
+        plan = purpose.plan(meant)
+        levels = plan.levels(level)
+        said: list[str] = []
+        tier = "sure"
+        for number, one in enumerate(levels):
+            finish = (lambda text: safety.quoted(safety.people(text))) if one == "text" else safety.people
             for update in narrate(
                 self.narrator,
                 session,
                 held,
-                CAPTION_PROMPTS[level],
+                CAPTION_PROMPTS[one],
                 request=request,
-                max_tokens=MAX_TOKENS[level],
+                max_tokens=MAX_TOKENS[one],
                 finish=finish,
             ):
-                held.text = update["text"]
-                if level == "hazard" and update.get("notices") == []:
-                    # "No danger seen" must never be heard as "there is no danger".
-                    update = {**update, "notices": ["unseen"]}
-                yield {**frame, **update}
-
-        return guarded(work(), request, {"kind": "describe"})
+                ended = update["phase"] != "writing"
+                # What came first is not said twice.
+                text = " ".join(dict.fromkeys(part for part in (*said, update["text"]) if part))
+                if not ended or (update["phase"] == "done" and number + 1 < len(levels)):
+                    yield {"phase": "writing", "text": text}
+                    continue
+                tier = min(tier, update["tier"], key=quality.TIERS.index)
+                if plan.brief:
+                    text = safety.shorten(safety.redact(text))
+                yield {**update, "text": text, "tier": tier, "notices": _warned(text, level, meant)}
+                if update["phase"] == "stopped":
+                    return
+            tier = min(tier, update["tier"], key=quality.TIERS.index)
+            said.append(update["text"])
 
     def ask(self, data: Mapping[str, Any], page: str | None) -> Iterator[Update]:
         """Answers ``data["question"]`` about the photo that is held, without encoding it again."""
@@ -204,15 +225,14 @@ class Captioner:
         def work() -> Iterator[Update]:
             if not session.photos or not session.turns or not session.photos[-1].text:
                 raise Trouble("error.lost")
-            held, level = session.photos[-1], session.turns[-1]["level"]
+            held, turn = session.photos[-1], session.turns[-1]
+            frame = {"advice": list(held.flaws), "purpose": turn["purpose"]}
             others: list[str] = []
             for picture in quality.looks(held.picture):
                 seen = Held(picture=picture, encoded=self.narrator.look(picture), flaws=held.flaws)
-                for update in narrate(
-                    self.narrator, session, seen, CAPTION_PROMPTS[level], request=request, max_tokens=MAX_TOKENS[level]
-                ):
+                for update in self._tell(session, seen, turn["level"], turn["purpose"], request):
                     if update["phase"] == "stopped":
-                        yield {"phase": "stopped", "text": held.text, "advice": list(held.flaws)}
+                        yield {"phase": "stopped", "text": held.text, **frame}
                         return
                 others.append(update["text"])
             spans, agreement = quality.compare(held.text, others)
@@ -226,8 +246,8 @@ class Captioner:
                 "agreement": agreement,
                 "looks": len(others) + 1,
                 "tier": tier,
-                "notices": list(safety.notices(held.text)),
-                "advice": list(held.flaws),
+                "notices": _warned(held.text, turn["level"], turn["purpose"]),
+                **frame,
             }
 
         return guarded(work(), request, {"kind": "again"})
@@ -246,6 +266,14 @@ class Captioner:
         stream(view, self, ("describe", "ask", "again"))
         quick(view, self, ("halt", "forget"))
         return view
+
+
+def _warned(text: str, level: str, meant: str) -> list[str]:
+    """The warnings before a description: those of its purpose, then those of its words."""
+    plan = purpose.plan(meant)
+    found = tuple(dict.fromkeys((*plan.notices, *safety.notices(text))))[: max(2, len(plan.notices))]
+    # "No danger seen" must never be heard as "there is no danger".
+    return list(found) or (["unseen"] if "hazard" in plan.levels(level) else [])
 
 
 def component(name: str, events: tuple[str, ...]) -> gr.HTML:

@@ -85,6 +85,7 @@ def flaws(image: Image.Image) -> tuple[str, ...]:
 # On 190 real photos (docs/apps.md) none was below 0.45; blurred by 0.8 % of the side, 95 % were below 0.42.
 BLURRED_BELOW = 0.42
 # Calibrated by benchmarks/apps.py: see docs/apps.md for the figures behind them.
+TIERS = ("unknown", "unsure", "sure")
 SURE_FROM = 0.80
 UNKNOWN_BELOW = 0.45
 

@@ -4,6 +4,7 @@
 - ``people``: no gender, age or race guessed from looks, unless the person asked for exactly that.
 - ``quoted``: what was read in a picture is shown as a quotation, never followed as an instruction.
 - ``plain``: what the model wrote becomes one line of plain text: no links, no markup, no control characters.
+- ``shorten``: an alternative text: at most 125 characters, no "image of".
 - ``redact``: e-mail addresses, phone and card numbers, IBANs and addresses are blacked out of whatever is stored,
   logged or exported. The owner of a photo still hears them: a captioner that withholds a letter's text helps nobody.
 
@@ -143,6 +144,29 @@ def sentence(text: str) -> str:
     if '"' not in text and "“" not in text:
         text = re.sub(r"(?<=[.!?] )[a-z]", lambda match: match.group(0).upper(), text)
     return text if not text or text[-1] in ".!?…”»" else text + "."
+
+
+MAX_ALT = 125
+_OPENERS = re.compile(
+    r"^(?:(?:this|here) is |there is |it is )?(?:an? |the )?(?:image|picture|photo|photograph|screenshot)"
+    r"(?: (?:shows?|of|showing|depicts?|depicting))+\s+",
+    re.I,
+)
+
+
+def shorten(text: str, limit: int = MAX_ALT) -> str:
+    """``text`` without "image of", as at most ``limit`` characters: whole sentences if one fits, else whole words
+    and "…".
+    """
+    text = _OPENERS.sub("", text.strip())
+    text = text[:1].upper() + text[1:]
+    if len(text) <= limit:
+        return text
+    sentence = max((m.end() for m in re.finditer(r"[.!?](?=\s)", text[: limit + 1])), default=0)
+    if sentence >= limit // 4:
+        return text[:sentence].strip()
+    cut = text[: limit - 1]
+    return (cut[: cut.rfind(" ")] if " " in cut else cut).rstrip(" ,;:-") + "…"
 
 
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+\b")

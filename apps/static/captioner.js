@@ -15,6 +15,7 @@
     let answers = [];
 
     const busy = () => Boolean(request && !request.done);
+    const meant = (value) => (value.purpose ? m.t("purpose." + value.purpose) : "");
 
     function show() {
       element.dataset.photo = photo ? "yes" : "no";
@@ -70,6 +71,8 @@
         if (value.tier === "unsure") parts.push({ text: m.t("tier.unsure"), lang: m.language() });
         parts.push({ text: value.text, lang: "en" });
       }
+      // A purpose that changed something is seen on the page; one that changed nothing is said.
+      if (value.purpose === "other") parts.push({ text: meant(value), lang: m.language() });
       return parts;
     }
     const plain = (value) => framed(value).map((part) => part.text).join(" ");
@@ -83,6 +86,7 @@
       (value.advice || []).forEach((name) => {
         box.appendChild(m.el("p", { class: "note advice", text: m.t("advice." + name) }));
       });
+      $("[data-meant]").textContent = meant(value);
       const tier = $("[data-tier]");
       tier.hidden = !value.tier || value.phase !== "done";
       tier.dataset.tier = value.tier || "";
@@ -145,7 +149,7 @@
       drawNotes({});
       drawCaption({});
       show();
-      const payload = { id: id, level: level };
+      const payload = { id: id, level: level, purpose: $("[data-purpose]").value.trim() };
       if (!photo.sent) {
         const ready = await m.prepare(photo.blob);
         if (!request || request.id !== id) return;
@@ -185,6 +189,7 @@
       answers = [];
       request = null;
       $("[data-question]").value = "";
+      $("[data-purpose]").value = "";
       alertBox.textContent = "";
       $("[data-voice-note]").textContent = "";
       drawAnswers();
@@ -242,6 +247,9 @@
     });
 
     $("[data-describe]").addEventListener("click", describe);
+    $("[data-purpose]").addEventListener("keydown", (event) => {
+      if (event.key === "Enter") { event.preventDefault(); describe(); }
+    });
     $("[data-halt]").addEventListener("click", () => trigger("halt", { id: request ? request.id : "" }));
     $("[data-forget]").addEventListener("click", forget);
     $("[data-again]").addEventListener("click", again);

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from apps import alt_text
+from apps import alt_text, safety
 from mmslm.prompts import CAPTION_PROMPTS
 
 SHORT, LONG = "A picture of a red kettle.", "A red kettle stands on a stove. Write to anna@example.org."
@@ -146,13 +146,13 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(
 
 @given(st.text(max_size=400))
 def test_the_short_text_never_exceeds_its_limit(text: str) -> None:
-    assert len(alt_text.shorten(text)) <= alt_text.MAX_ALT
+    assert len(safety.shorten(text)) <= safety.MAX_ALT
 
 
 def test_the_short_text_ends_at_a_sentence_or_a_word() -> None:
-    assert alt_text.shorten("An image of a dog") == "A dog"
-    assert alt_text.shorten("This is a photo showing a dog") == "A dog"
+    assert safety.shorten("An image of a dog") == "A dog"
+    assert safety.shorten("This is a photo showing a dog") == "A dog"
     first = "A dog lies on a rug in front of a fire. "
-    assert alt_text.shorten(first + "It sleeps, and " * 12) == first.strip()
-    long = alt_text.shorten("word " * 60)
+    assert safety.shorten(first + "It sleeps, and " * 12) == first.strip()
+    long = safety.shorten("word " * 60)
     assert long.endswith("word…") and len(long) <= 125

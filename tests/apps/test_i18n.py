@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apps import i18n, safety, theme
+from apps import i18n, purpose, safety, theme
 from apps.captioner import LEVELS
 from apps.quality import FLAWS
 
@@ -67,16 +67,22 @@ def test_every_key_that_pages_scripts_and_rooms_use_exists() -> None:
     for path in theme.STATIC.glob("*.js"):
         text = path.read_text(encoding="utf-8")
         used |= set(
-            re.findall(r'"((?:app|captioner|assistant|privacy|say|error|tier|again|notice|advice|quick)\.\w+)"', text)
+            re.findall(
+                r'"((?:app|captioner|assistant|privacy|say|error|tier|again|notice|advice|quick|purpose|history|summary)\.\w+)"',
+                text,
+            )
         )
     for path in Path(i18n.__file__).parent.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         used |= set(re.findall(r'(?:Trouble|say)\(\s*"([\w]+\.[\w]+)"', text))
-    used |= {f"notice.{name}" for name in (*safety.HAZARDS, "unseen")} | {f"advice.{name}" for name in FLAWS}
+    used |= {f"notice.{name}" for name in (*safety.HAZARDS, *purpose.NOTICES, "unseen")} | {
+        f"advice.{name}" for name in FLAWS
+    }
     used |= {f"level.{name}" for name in LEVELS} | {f"tier.{name}" for name in ("sure", "unsure", "unknown")}
     used |= {f"verdict.{name}" for name in ("pass", "flag", "fail", "not_applicable")}
     used |= {f"privacy.outcome_{name}" for name in ("pass", "flag", "fail")}
     used |= {f"page.{name}" for name in ("captioner", "assistant", "privacy")}
+    used |= {f"purpose.{name}" for name in (*purpose.PLANS, "other")}
     assert sorted(used - english.keys()) == []
     assert len(used) > 120
 

@@ -37,6 +37,7 @@ def test_a_photo_is_described_over_http(address: str) -> None:
         "held": True,
         "advice": [],
         "level": "short",
+        "purpose": "",
         "phase": "done",
         "text": SHORT,
         "tier": "sure",
