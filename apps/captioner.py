@@ -291,8 +291,8 @@ def component(name: str, events: tuple[str, ...]) -> gr.HTML:
     )
 
 
-def stream(view: gr.HTML, page: Any, names: tuple[str, ...]) -> None:
-    """Wires events whose handlers yield updates; one at a time in the house, since they share the model and two cores."""
+def stream(view: gr.HTML, page: Any, names: tuple[str, ...], line: str = "model") -> None:
+    """Wires events whose handlers yield updates; one at a time in each ``line``: those of the model share two cores."""
     import gradio as gr
 
     def wire(name: str) -> None:
@@ -311,7 +311,7 @@ def stream(view: gr.HTML, page: Any, names: tuple[str, ...]) -> None:
             show_progress="hidden",
             api_visibility="private",
             concurrency_limit=1,
-            concurrency_id="model",
+            concurrency_id=line,
         )
 
     for name in names:

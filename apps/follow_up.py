@@ -50,7 +50,8 @@ _NUMBERED = re.compile(
 )
 _ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "last": -1}
 _ABOUT = re.compile(r"^(?:and|what about|how about)\s+(?:the |an? |any )?(?P<thing>[a-z][a-z' -]{0,38}?)\W*$")
-_ENDS = r"(?=\s+(?:is|are|was|were|on|in|at|of|near|next|there|here|stand\w*|say|says|look|looks|do|does|have|has|or|and)\b|[?.!,]|$)"
+_ASKING = r"(?:what|where|who|whose|which|how many|how much|is|are|was|were|do|does|did|can|has|have|why|when)\b"
+_ENDS = r"(?=\s+(?:is|are|was|were|on|in|at|of|near|next|there|here|stand\w*|says?|looks?|do|does|have|has|or|and)\b|[?.!,]|$)"
 _SUBJECT = re.compile(rf"\b(?:the|an?|any|many|my|this|that|another)\s+(?P<thing>[a-z][a-z' -]{{0,38}}?){_ENDS}")
 _PRONOUN = re.compile(r"\b(?:it|they|them|that one|this one)\b")
 _COUNT = re.compile(r"^(?:and )?how many(?: (?:are there|of them(?: are there)?))?\W*$")
@@ -76,17 +77,18 @@ def follow(question: str, before: Before, photos: tuple[str, ...]) -> Followed |
         if not (before.question or before.level) or place >= len(photos):
             return None
         return Followed(before.question, before.level, (photos[place],))
+    plain = re.sub(rf"^and (?={_ASKING})", "", plain)
     about = _ABOUT.match(plain)
     if about:
         thing = about.group("thing")
         if not before.question or subject(before.question) is None:
             return None
-        return Followed(_replaced(before.question, thing), photos=before.photos or None)
+        return Followed(_replaced(before.question, thing))
     thing = subject(before.question) or named(before.answer)
     if _COUNT.match(plain):
-        return None if thing is None else Followed(f"how many {_plural(thing)} are there?", photos=before.photos or None)
+        return None if thing is None else Followed(f"how many {_plural(thing)} are there?")
     if thing and _PRONOUN.search(plain) and not _WHOLE.search(plain) and subject(plain) is None:
-        return Followed(_PRONOUN.sub(f"the {thing}", plain, count=1), photos=before.photos or None)
+        return Followed(_PRONOUN.sub(f"the {thing}", plain, count=1))
     return Followed(question)
 
 
@@ -99,7 +101,7 @@ def _other(before: Before, photos: tuple[str, ...]) -> Followed | None:
     thing = subject(before.question)
     if thing is None or thing.startswith("other "):
         return None
-    return Followed(_replaced(before.question, f"other {thing}"), photos=before.photos or None)
+    return Followed(_replaced(before.question, f"other {thing}"))
 
 
 def subject(question: str) -> str | None:

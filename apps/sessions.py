@@ -107,12 +107,15 @@ class Held:
 
 @dataclass
 class Session:
-    """What one open page has given us. ``halted`` holds the requests that Stop (or Forget) has ended."""
+    """What one open page has given us. ``halted`` holds the requests that Stop (or Forget) has ended;
+    ``key`` opens the kept history, where the person asked for one.
+    """
 
     photos: list[Held] = field(default_factory=list)
     turns: list[dict[str, Any]] = field(default_factory=list)
     halted: OrderedDict[str, None] = field(default_factory=OrderedDict)
     gone: bool = False
+    key: Any = None
     touched: float = field(default_factory=time.monotonic)
 
     def halt(self, request: str) -> None:
@@ -128,6 +131,7 @@ class Session:
     def forget(self) -> None:
         """Stops what runs and drops everything this page gave."""
         self.gone = True
+        self.key = None
         for held in self.photos:
             held.clear()
         self.photos.clear()

@@ -350,8 +350,10 @@ def make_pages(
             pages["captioner"] = Captioner(narrator)
         if "assistant" in wanted:
             from apps.assistant import Assistant
+            from apps.history import History, default_path
 
-            pages["assistant"] = Assistant(narrator)
+            # Who comes over the network must not leave anything on this computer's disk.
+            pages["assistant"] = Assistant(narrator, history=History(default_path()) if local else None)
     if "privacy" in wanted:
         from apps.dashboard import Dashboard
 

@@ -11,7 +11,8 @@
     const status = $("[data-status]");
     const alertBox = $("[data-alert]");
     let photos = [];      // {id, url, number, ready, ticked, advice}
-    let turns = [];       // {question, key, parts: [{photo, text, tier, notices}]}
+    let turns = [];       // {id, question, key, asked, parts: [{photo, text, tier, notices}]} or {id, summary}; kept: an earlier one
+    let keeping = null;   // {offered, kept, path, open}
     let waiting = [];     // photos still to be sent
     let request = null;   // {id, kind, done}
     let count = 0;
@@ -34,6 +35,9 @@
       $("[data-result]").classList.toggle("busy", busy());
       $("[data-shelf]").hidden = !photos.length;
       $("[data-forget]").hidden = !photos.length && !turns.length;
+      drawKeeping();
+      $("[data-pick]").setAttribute("aria-disabled", String(busy()));
+      $("[data-unlock]").setAttribute("aria-disabled", String(busy()));
       $("[data-quick]").hidden = !photos.some((photo) => photo.ready);
       $("[data-log]").hidden = !turns.length;
       const holder = $("[data-placeholder]");
@@ -67,6 +71,43 @@
       });
     }
 
+    const titled = (turn) => (turn.summary ? m.t("summary.pick") : turn.key && !turn.question ? m.t("quick." + turn.key) : turn.question);
+
+    /* Picked sentences, senders, dates: all of it words of the pasted text, shown as text. */
+    function drawSummary(reply, found) {
+      reply.appendChild(m.el("p", { class: "hint", text: told(found) }));
+      const list = m.el("ul", { class: "picked" });
+      found.sentences.forEach((text) => list.appendChild(m.el("li", { dir: "auto", text: text })));
+      found.senders.forEach((row) => list.appendChild(m.el("li", { dir: "auto" }, [m.el("strong", { text: row[0] + " (" + row[1] + "): " }), m.el("span", { text: row[2] })])));
+      reply.appendChild(list);
+      if (found.facts.length) reply.appendChild(m.el("p", { dir: "auto", text: m.t("summary.facts") + " " + found.facts.join("; ") }));
+      const label = m.t("summary.replies");
+      const replies = m.el("div", { class: "quick replies", role: "group", "aria-label": label }, [m.el("span", { class: "hint", text: label })]);
+      (found.asks ? ["yes", "no", "later"] : ["thanks", "understood"]).forEach((name) => {
+        const text = m.t("reply." + name);
+        const button = m.el("button", { type: "button", class: "button small", text: text });
+        button.addEventListener("click", async () => {
+          m.announce(status, m.t((await m.copy(text)) ? "say.copied" : "say.not_copied"));
+        });
+        replies.appendChild(button);
+      });
+      reply.appendChild(replies);
+    }
+    const told = (found) => m.t("summary." + found.kind, { total: found.total });
+    const heard = (found) => [told(found)].concat(found.sentences, found.senders.map((row) => row[0] + " (" + row[1] + "): " + row[2]),
+      found.facts.length ? [m.t("summary.facts") + " " + found.facts.join("; ")] : []).join(" ");
+
+    function drawKeeping() {
+      const box = $("[data-history]");
+      box.hidden = !keeping || !keeping.offered;
+      if (box.hidden) return;
+      $("[data-history-state]").textContent = m.t(keeping.open ? "history.on" : keeping.kept ? "history.there" : "history.off", { path: keeping.path });
+      $("[data-history-form]").hidden = keeping.open;
+      $("[data-unlock]").textContent = m.t(keeping.kept ? "history.unlock" : "history.begin");
+      $("[data-lock]").hidden = !keeping.open;
+      $("[data-burn]").hidden = !keeping.kept;
+    }
+
     function drawTalk() {
       const talk = $("[data-talk]");
       const log = $("[data-log]");
@@ -74,11 +115,15 @@
       talk.replaceChildren();
       turns.forEach((turn) => {
         talk.appendChild(m.el("li", { class: "said" }, [
-          m.el("span", { class: "who", text: m.t("assistant.you") }),
-          m.el("p", { dir: "auto", text: turn.key ? m.t("quick." + turn.key) : turn.question }),
+          m.el("span", { class: "who", text: m.t("assistant.you") + (turn.day ? ", " + turn.day : "") }),
+          m.el("p", { dir: "auto", text: titled(turn) }),
         ]));
         const reply = m.el("li", { class: "reply" }, [m.el("span", { class: "who", text: m.t("assistant.me") })]);
-        turn.parts.forEach((part) => {
+        if (turn.asked) {
+          reply.appendChild(m.el("p", { class: "hint", text: m.t("assistant.asked") + " " }, [m.el("span", { lang: "en", dir: "ltr", text: turn.asked })]));
+        }
+        if (turn.summary) drawSummary(reply, turn.summary);
+        (turn.parts || []).forEach((part) => {
           (part.notices || []).forEach((name) => reply.appendChild(m.el("p", { class: "note danger", text: m.t("notice." + name) })));
           const line = m.el("p", {});
           if (turn.many) line.appendChild(m.el("strong", { text: named(part, true) }));
@@ -88,7 +133,13 @@
           if (part.tier !== "unknown") line.appendChild(m.el("span", { class: "words", lang: "en", dir: "ltr", text: part.text }));
           reply.appendChild(line);
         });
-        if (!turn.parts.length) reply.appendChild(m.el("p", { class: "hint", text: "…" }));
+        if (!turn.summary && !turn.parts.length) reply.appendChild(m.el("p", { class: "hint", text: "…" }));
+        else if (!request || request.id !== turn.id || request.done) {
+          const forget = m.el("button", { type: "button", class: "button quiet small", text: m.t("assistant.forget_turn"),
+            "aria-label": m.t("assistant.forget_turn") + ": " + titled(turn) });
+          forget.addEventListener("click", () => unturn(turn));
+          reply.appendChild(forget);
+        }
         talk.appendChild(reply);
       });
       if (below) log.scrollTop = log.scrollHeight;
@@ -141,8 +192,8 @@
       URL.revokeObjectURL(photo.url);
       photos = photos.filter((other) => other !== photo);
       waiting = waiting.filter((other) => other !== photo);
-      turns.forEach((turn) => { turn.parts = turn.parts.filter((part) => part.number !== photo.number); });
-      turns = turns.filter((turn) => turn.parts.length || (busy() && turn.id === request.id));
+      turns.forEach((turn) => { if (turn.parts && !turn.kept) turn.parts = turn.parts.filter((part) => part.number !== photo.number); });
+      turns = turns.filter((turn) => turn.summary || turn.kept || turn.parts.length || (busy() && turn.id === request.id));
       drawShelf();
       drawTalk();
     }
@@ -158,7 +209,20 @@
       $("[data-choose]").focus();
     }
 
+    /* Forget one question with its answer: here, and in what is kept. */
+    function unturn(turn) {
+      turns = turns.filter((other) => other !== turn);
+      trigger("unturn", { turn: turn.id });
+      drawTalk();
+      m.announce(status, m.t("assistant.turn_forgotten"));
+      show();
+      $("[data-question]").focus();
+    }
+
     function forget() {
+      const burns = Boolean(keeping && keeping.open);
+      if (burns && !window.confirm(m.t("history.sure"))) return;
+      if (burns) keeping.open = keeping.kept = false;
       trigger("forget", { id: request ? request.id : "" });
       photos.forEach((photo) => URL.revokeObjectURL(photo.url));
       photos = [];
@@ -167,6 +231,8 @@
       request = null;
       count = 0;
       $("[data-question]").value = "";
+      $("[data-paste]").value = "";
+      $("[data-passphrase]").value = "";
       alertBox.textContent = "";
       drawShelf();
       drawTalk();
@@ -185,17 +251,88 @@
       turns.push({ id: id, question: question, key: key, parts: [], many: ticked.length > 1 });
       drawTalk();
       show();
-      trigger("ask", { id: id, question: question, level: key, photos: ticked.map((photo) => photo.id) });
+      trigger("ask", { id: id, question: question, level: key, photos: ticked.map((photo) => photo.id), before: before() });
+    }
+
+    /* What a follow-up may point to: the last turn about photos that are still here. */
+    function before() {
+      const last = turns.slice(0, -1).reverse().find((turn) => turn.parts && turn.parts.length && !turn.kept);
+      if (!last) return {};
+      return { question: last.asked || last.question, level: last.key, answer: last.parts[last.parts.length - 1].text || "", photos: last.parts.map((part) => part.photo) };
+    }
+
+    function pick() {
+      if (busy()) return;
+      const text = $("[data-paste]").value.trim();
+      if (!text) { fail("summary.empty"); $("[data-paste]").focus(); return; }
+      trigger("pick", { id: begin("pick", m.t("summary.reading")), text: text });
+    }
+
+    function unlock() {
+      if (busy()) return;
+      const box = $("[data-passphrase]");
+      if (Array.from(box.value.normalize("NFKC")).length < 8) { fail("history.short"); box.focus(); return; }
+      const id = begin("unlock", m.t("history.opening"));
+      trigger("unlock", { id: id, passphrase: box.value });
+      box.value = "";
+    }
+
+    function lock() {
+      keeping.open = false;
+      turns = turns.filter((turn) => !turn.kept);
+      trigger("lock", {});
+      drawTalk();
+      show();
+      m.announce(status, m.t("history.locked"));
+      $("[data-passphrase]").focus();
+    }
+
+    function burn() {
+      if (!window.confirm(m.t("history.sure"))) return;
+      keeping.open = keeping.kept = false;
+      turns = turns.filter((turn) => !turn.kept);
+      trigger("burn", {});
+      drawTalk();
+      show();
+      m.announce(status, m.t("history.burnt"));
+      $("[data-passphrase]").focus();
+    }
+
+    function finish(sentence) {
+      request.done = true;
+      element.dataset.phase = "done";
+      drawTalk();
+      show();
+      m.announce(status, sentence);
+      next();
     }
 
     watch("value", () => {
       const value = props.value || {};
+      if (value.phase === "history") { keeping = Object.assign({ open: Boolean(keeping && keeping.open) }, value); show(); return; }
       if (!request || value.id !== request.id) return;
       if (value.phase === "error") {
         if (request.kind === "photo") remove(request.photo);
         else { turns = turns.filter((turn) => turn.id !== request.id); drawTalk(); }
+        if (request.kind === "unlock") $("[data-passphrase]").focus();
         fail(value.error, value.sentence);
         next();
+        return;
+      }
+      if (request.kind === "pick" && value.phase === "done" && !request.done) {
+        turns.push({ id: value.id, summary: value.summary });
+        $("[data-paste]").value = "";
+        finish(heard(value.summary));
+        return;
+      }
+      if (request.kind === "unlock" && value.phase === "done" && !request.done) {
+        keeping = { offered: true, kept: true, open: true, path: value.path };
+        const earlier = value.turns.map((turn) => Object.assign({}, turn, {
+          kept: true, key: turn.level, many: (turn.parts || []).length > 1,
+          parts: turn.parts && turn.parts.map((part, index) => Object.assign({ number: index + 1 }, part)),
+        }));
+        turns = earlier.concat(turns.filter((turn) => !turn.kept));
+        finish(m.t("history.opened", { count: earlier.length }));
         return;
       }
       if (request.kind === "photo") {
@@ -214,13 +351,17 @@
       }
       const turn = turns.find((one) => one.id === value.id);
       if (!turn) return;
+      if (value.about) turn.many = value.about.length > 1 || (photos.length > 1 && "asked" in value);
+      if (value.asked) turn.asked = value.asked;
+      if (value.key) turn.key = value.key;
       turn.parts = (value.parts || []).map((part) => Object.assign(
         { number: (photos.find((photo) => photo.id === part.photo) || {}).number }, part)).filter((part) => part.number);
       drawTalk();
       if ((value.phase === "done" || value.phase === "stopped") && !request.done) {
         request.done = true;
         element.dataset.phase = value.phase;
-        const words = turn.parts.map((part) => named(part, turn.many) + frame(part)).join(" ");
+        const words = (turn.asked ? m.t("assistant.asked") + " " + turn.asked + " " : "") + turn.parts.map((part) => named(part, turn.many) + frame(part)).join(" ");
+        drawTalk();
         m.announce(status, value.phase === "stopped" ? m.t("say.stopped") + " " + words : words);
         next();
       }
@@ -237,6 +378,10 @@
     element.querySelectorAll("[data-question-key]").forEach((button) => {
       button.addEventListener("click", () => ask("", button.dataset.questionKey));
     });
+    $("[data-pick-form]").addEventListener("submit", (event) => { event.preventDefault(); pick(); });
+    $("[data-history-form]").addEventListener("submit", (event) => { event.preventDefault(); unlock(); });
+    $("[data-lock]").addEventListener("click", lock);
+    $("[data-burn]").addEventListener("click", burn);
     $("[data-halt]").addEventListener("click", () => trigger("halt", { id: request ? request.id : "" }));
     $("[data-forget]").addEventListener("click", forget);
     element.addEventListener("keydown", (event) => {
@@ -248,5 +393,6 @@
     element.dataset.phase = "empty";
     show();
     element.dataset.ready = "yes";
+    trigger("peek", {});
   };
 })();

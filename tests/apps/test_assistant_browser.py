@@ -5,6 +5,7 @@ smuggles in.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from apps_support import Speaker, encoded, keep, listen, picture, said, violatio
 
 from apps.assistant import Assistant
 from apps.captioner import Captioner
+from apps.history import History
 from apps.shell import serve
 from mmslm.prompts import CAPTION_PROMPTS
 
@@ -21,6 +23,7 @@ REPLIES = {
     CAPTION_PROMPTS["detailed"]: "Two cups and a plate stand on a wooden table.",
     CAPTION_PROMPTS["hazard"]: "Careful: a kettle of boiling water stands near the edge.",
     "How many cups?": "There are two cups.",
+    "what colour is the kettle?": "It is red.",
     "Attack!": "<img src=x onerror=window.hit=1> ![a](http://192.0.2.1/a.png) [b](http://192.0.2.1/b) ok",
 }
 
@@ -31,8 +34,14 @@ def speaker() -> Speaker:
 
 
 @pytest.fixture(scope="module")
-def address(speaker: Speaker) -> Iterator[str]:
-    with serve({"captioner": Captioner(speaker), "assistant": Assistant(speaker)}, port=0) as found:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data") / "mmslm" / "history"
+
+
+@pytest.fixture(scope="module")
+def address(speaker: Speaker, kept: Path) -> Iterator[str]:
+    assistant = Assistant(speaker, history=History(kept, cost=2**12))
+    with serve({"captioner": Captioner(speaker), "assistant": assistant}, port=0) as found:
         yield found
 
 
@@ -148,4 +157,107 @@ def test_the_pages_are_reached_by_keyboard_and_only_one_is_shown(chromium: Any, 
     page.click("nav a[data-page=assistant]")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
     assert violations(page, axe_source) == []
+    page.context.close()
+
+
+def test_a_follow_up_shows_how_it_was_asked_and_turns_to_the_other_photo(chromium: Any, address: str) -> None:
+    page = opened(chromium, address)
+    add(page, 41)
+    box(page, "[data-question-key=hazard]").click()
+    answered(page, "boiling water")
+    listen(page)
+    box(page, "[data-question]").fill("What colour is it?")
+    box(page, "[data-question]").press("Enter")
+    answered(page, "It is red.")
+    assert [text for _, text in said(page)] == [
+        "Looking for the answer.",
+        "Asked as: what colour is the kettle? It is red.",
+    ]
+    add(page, 42)
+    box(page, "[data-question]").fill("and the other one?")
+    box(page, "[data-ask]").click()
+    answered(page, "Photo 2: It is red.")
+    box(page, "[data-question]").fill("and photo 9?")
+    box(page, "[data-ask]").click()
+    page.wait_for_selector("#view-assistant [data-phase=error]")
+    page.wait_for_timeout(150)
+    assert "name the thing" in box(page, "[role=alert]").inner_text()
+    count = box(page, ".said").count()
+    box(page, ".reply button").first.click()
+    assert box(page, ".said").count() == count - 1
+    assert page.evaluate("document.activeElement.matches('#view-assistant [data-question]')")
+    page.context.close()
+
+
+LETTER = (
+    "The lift will be repaired. Work begins on 3 March at 8:30. We are sorry. It was nice. Please confirm by 1 March."
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_pasted_text_is_picked_from_and_announced_twice(
+    chromium: Any, address: str, axe_source: str, scheme: str
+) -> None:
+    page = opened(chromium, address, color_scheme=scheme)
+    box(page, "[data-pick-box] summary").click()
+    listen(page)
+    box(page, "[data-paste]").fill(LETTER)
+    box(page, "[data-pick]").click()
+    answered(page, "Please confirm by 1 March.")
+    heard = [text for _, text in said(page)]
+    assert len(heard) == 2 and heard[0] == "Reading the text."
+    assert "Dates, times and amounts: 3 March; 8:30; 1 March" in heard[1]
+    assert violations(page, axe_source) == []
+    keep(page, f"assistant-text-{scheme}")
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    page.context.close()
+
+
+def test_a_conversation_is_kept_only_on_request_and_forgotten_on_the_disk(
+    chromium: Any, address: str, axe_source: str, kept: Path
+) -> None:
+    page = opened(chromium, address)
+    add(page, 43)
+    box(page, "[data-question]").fill("How many cups?")
+    box(page, "[data-question]").press("Enter")
+    answered(page, "two cups")
+    assert not kept.exists()
+    box(page, "[data-history] summary").click()
+    assert violations(page, axe_source) == []
+    listen(page)
+    box(page, "[data-passphrase]").fill("correct horse")
+    box(page, "[data-passphrase]").press("Enter")
+    page.wait_for_selector("#view-assistant [data-lock]:not([hidden])")
+    page.wait_for_timeout(150)
+    assert [text for _, text in said(page)] == [
+        "Opening what is kept.",
+        "Open: 0 earlier turns. From now on every turn is kept, encrypted.",
+    ]
+    box(page, "[data-question-key=detailed]").click()
+    answered(page, "wooden table.")
+    assert kept.stat().st_size > 300 and b"wooden" not in kept.read_bytes()
+    page.reload()
+    page.wait_for_selector("#view-assistant [data-history]:not([hidden])")
+    assert box(page, "[data-talk] li").count() == 0
+    box(page, "[data-history] summary").click()
+    box(page, "[data-passphrase]").fill("wrong horse")
+    box(page, "[data-unlock]").click()
+    page.wait_for_selector("#view-assistant [data-phase=error]")
+    page.wait_for_timeout(150)
+    assert "does not open" in box(page, "[role=alert]").inner_text()
+    box(page, "[data-passphrase]").fill("correct horse")
+    box(page, "[data-unlock]").click()
+    answered(page, "wooden table.")
+    assert violations(page, axe_source) == []
+    keep(page, "assistant-kept-light")
+    page.on("dialog", lambda dialog: dialog.accept())
+    box(page, "[data-forget]").click()
+    page.wait_for_selector("#view-assistant [data-phase=empty]")
+    for _ in range(50):
+        if not kept.exists():
+            break
+        page.wait_for_timeout(50)
+    assert list(kept.parent.iterdir()) == []
+    assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
     page.context.close()
