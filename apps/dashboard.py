@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +38,9 @@ log = logging.getLogger(__name__)
 EVENTS = ("open", "list", "export")
 MAX_TEXT = 10 * 1024 * 1024
 MAX_LISTED = 12
+MAX_DROPPED = 60
+# What of a dropped folder is read: texts that the report or its checks need, no weights.
+DROPPED = ("report.json", "ledger.jsonl", "ledger.jsonl.head", "config.yaml", "metrics.json")
 CURVE = "own"
 
 
@@ -60,7 +65,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Opened:
-    """A report with what was recomputed from its ledger. ``spent`` is None where no accountant can treat the events."""
+    """A report with what was recomputed from its ledger. ``spent`` is None where no accountant can treat the events;
+    ``sent``: bytes of one participant's update in one round, None where the run's folder does not tell.
+    """
 
     name: str
     report: Report
@@ -71,6 +78,12 @@ class Opened:
     refused: dict[str, str]
     trajectory: tuple[Spent, ...]
     quality: tuple[Quality, ...] = ()
+    sent: int | None = None
+
+    @property
+    def left(self) -> float | None:
+        """What is left of the budget; None where what was spent is unknown."""
+        return None if self.spent is None else max(0.0, self.budget - self.spent)
 
 
 @dataclass(frozen=True)
@@ -95,15 +108,19 @@ class View:
     notes: tuple[str, ...] = field(default_factory=tuple)
 
 
-def look_at(path: Path, pricer: Pricer) -> View:
-    """Everything at a path. Raises Trouble with a sentence where there is nothing to read."""
+def look_at(path: Path, pricer: Pricer, *, alone: bool = False) -> View:
+    """Everything at a path. Raises Trouble with a sentence where there is nothing to read.
+
+    ``alone``: the reports' files did not come along (weights are too large for a page), so none is compared.
+    """
     from privacy.audit import audit_paths
 
     if not path.exists():
         raise Trouble("privacy.nothing", f"There is nothing at {path}: check the path.")
     if (path / "ledger.jsonl").is_file() and not (path / "report.json").is_file():
         return View(running=_running(path, pricer))
-    result = audit_paths([path], pricer=pricer)
+    reports = sorted(path.rglob("report.json")) if alone and path.is_dir() else []
+    result = audit_paths(reports or [path], pricer=pricer)
     if not result.reports:
         reasons = " ".join(item.reason for item in result.unreadable[:2])
         raise Trouble("privacy.unreadable", reasons or f"{path} holds no report.")
@@ -132,6 +149,7 @@ def _opened(path: Path, verdicts: ReportResult, pricer: Pricer) -> Opened:
         refused=refused,
         trajectory=_trajectory(evidence.events or [], evidence.steps, evidence.runs[1:], report.claim.delta, pricer),
         quality=_quality(path.parent),
+        sent=_sent(path.parent, settings),
     )
 
 
@@ -199,8 +217,48 @@ def _quality(folder: Path) -> tuple[Quality, ...]:
         return ()
 
 
+def _sent(folder: Path, settings: Mapping[str, Any]) -> int | None:
+    """Bytes that one participant sends in one round, from the adapters' size and the run's codec: nothing private."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "adapters.safetensors", "numpy") as weights:
+            count = math.prod(weights.get_slice("vector").get_shape())
+    except (SafetensorError, OSError):
+        return None
+    import numpy as np
+    import torch
+
+    from federated.codecs import codec
+
+    name = settings.get("codec", "fp32")
+    try:
+        return int(codec(name).encode(torch.zeros(count), np.random.default_rng(0)).size)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _texts(files: object) -> dict[str, str]:
+    """The files of a dropped folder by their place in it. Raises Trouble for what is no such list."""
+    found: dict[str, str] = {}
+    for file in files if isinstance(files, list) else []:
+        place, text = (file.get("place"), file.get("text")) if isinstance(file, Mapping) else (None, None)
+        if not isinstance(place, str) or not isinstance(text, str) or len(found) >= MAX_DROPPED:
+            raise Trouble("privacy.too_large")
+        # Names from elsewhere become names of ours: no way out of the folder, nothing that is no text of a report.
+        *folders, name = place.replace("\\", "/").split("/")
+        if name in DROPPED:
+            safe = [re.sub(r"[^\w-]", "-", part)[:60] or "-" for part in folders[-3:]]
+            found["/".join([*safe, name])] = text
+    if not any(place.endswith(("report.json", "ledger.jsonl")) for place in found):
+        raise Trouble("privacy.no_report")
+    # One run's folder is opened as that run, not as a folder of one.
+    common = os.path.commonpath([Path(place).parent for place in found])
+    return {Path(place).relative_to(common or ".").as_posix(): text for place, text in found.items()}
 
 
 class Dashboard:
@@ -265,31 +323,37 @@ class Dashboard:
         return guarded(work(), request_id(data), {})
 
     def _view(self, data: Mapping[str, Any]) -> View:
+        if data.get("files") is not None:
+            return self._dropped(_texts(data["files"]))
         text = data.get("text")
         if text is None:
             return self._look_at(self._allowed(field_of(data, "where", 1000)))
-        if not isinstance(text, str) or len(text) > MAX_TEXT:
+        if not isinstance(text, str):
             raise Trouble("privacy.too_large")
-        folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
-        file = folder / "report.json"
-        try:
-            file.write_text(text, encoding="utf-8")
-            return self._look_at(file)
-        except Trouble as trouble:
-            # The person knows the file's own name, not ours.
-            raise Trouble(
-                trouble.key, str(trouble).replace(str(file), field_of(data, "name", 300) or "The file")
-            ) from None
-        finally:
-            file.unlink(missing_ok=True)
-            folder.rmdir()
+        return self._dropped({"report.json": text}, field_of(data, "name", 300))
 
-    def _look_at(self, path: Path) -> View:
+    def _dropped(self, texts: Mapping[str, str], name: str = "") -> View:
+        """What the page sent, laid out in the scratch folder for as long as it is read."""
+        if sum(map(len, texts.values())) > MAX_TEXT:
+            raise Trouble("privacy.too_large")
+        with tempfile.TemporaryDirectory(dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
+            for place, text in texts.items():
+                file = Path(folder) / place
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            only = Path(folder) / "report.json" if list(texts) == ["report.json"] else Path(folder)
+            try:
+                return self._look_at(only, alone=True)
+            except Trouble as trouble:
+                # The person knows the file's own name, not ours.
+                raise Trouble(trouble.key, str(trouble).replace(str(only), name or "What was dropped")) from None
+
+    def _look_at(self, path: Path, *, alone: bool = False) -> View:
         from privacy.report import Pricer
 
         with self._pricing:
             self._pricer = self._pricer or Pricer()
-            return look_at(path, self._pricer)
+            return look_at(path, self._pricer, alone=alone)
 
     def _allowed(self, given: str) -> Path:
         if not given:

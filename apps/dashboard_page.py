@@ -44,7 +44,9 @@ def render(view: View, language: str) -> str:
         return f'<div class="page report-page">{_running(view.running, language)}{notes}</div>'
     parts = []
     if len(view.opened) > 1 or view.more:
-        parts.append(_compare(view, language))
+        from apps.dashboard_compare import compare
+
+        parts.append(compare(view, language))
     else:
         parts.append(_one(view.opened[0], view, language))
     return f'<div class="page report-page">{notes}{"".join(parts)}</div>'
@@ -65,31 +67,31 @@ def _one(opened: Opened, view: View, language: str) -> str:
         banner
         + simulation
         + '<div class="tiles">'
-        + _card("budget", say("privacy.budget", language), _budget(opened, view, language))
-        + _card("person", say("privacy.person", language), _person(opened, language))
+        + card("budget", say("privacy.budget", language), _budget(opened, view, language))
+        + card("person", say("privacy.person", language), _person(opened, language))
         + "</div>"
-        + _card(
+        + card(
             "rounds",
             say("privacy.rounds", language),
             _rounds(opened.trajectory, opened.budget, claim.delta, "t1", language),
         )
-        + _card("accountants", say("privacy.accountants", language), _accountants(opened, language))
-        + _card("audit", say("privacy.audit", language), _audit(opened, language))
-        + _card("outside", say("privacy.outside", language), _outside(opened, language))
+        + card("accountants", say("privacy.accountants", language), _accountants(opened, language))
+        + card("audit", say("privacy.audit", language), _audit(opened, language))
+        + card("outside", say("privacy.outside", language), _outside(opened, language))
         + (
-            _card("quality", say("privacy.quality", language), _quality(opened.quality, language))
+            card("quality", say("privacy.quality", language), _quality(opened.quality, language))
             if opened.quality
             else ""
         )
-        + _card("numbers", say("privacy.numbers", language), _numbers(opened))
+        + card("numbers", say("privacy.numbers", language), _numbers(opened))
     )
 
 
-def _card(name: str, title: str, body: str) -> str:
+def card(name: str, title: str, body: str) -> str:
     return f'<section class="card" aria-labelledby="report-{name}"><h2 id="report-{name}">{escape(title)}</h2>{body}</section>'
 
 
-def _badge(found: str, language: str) -> str:
+def badge(found: str, language: str) -> str:
     words = escape(say("verdict." + found, language))
     return f'<span class="badge {found}"><span aria-hidden="true">{_sign(found)}</span> {words}</span>'
 
@@ -102,9 +104,7 @@ def _budget_sentence(opened: Opened, language: str) -> str:
     if opened.spent is None:
         return say("privacy.budget_unknown", language)
     left = max(0.0, opened.budget - opened.spent)
-    return say(
-        "privacy.budget_sentence", language, spent=_eps(opened.spent), budget=_eps(opened.budget), left=_eps(left)
-    )
+    return say("privacy.budget_sentence", language, spent=eps(opened.spent), budget=eps(opened.budget), left=eps(left))
 
 
 def _budget(opened: Opened, view: View, language: str) -> str:
@@ -114,17 +114,36 @@ def _budget(opened: Opened, view: View, language: str) -> str:
         f'<div class="gauge" role="img" aria-label="{escape(_budget_sentence(opened, language), quote=True)}">'
         f'<span style="width:{share * 100:.1f}%"></span></div>'
     )
-    spent = "?" if opened.spent is None else _eps(opened.spent)
-    rows = [_plain(_budget_sentence(opened, language))]
+    spent = "?" if opened.spent is None else eps(opened.spent)
+    rows = [paragraph(_budget_sentence(opened, language))]
     sampling = report.sampling
     if sampling.rate is not None:
         expected = f"{sampling.rate * sampling.steps:.1f}"
-        rows.append(_plain(say("privacy.per_device", language, expected=expected, steps=sampling.steps)))
-    together = [group for group in (view.result.groups if view.result else ()) if group.runs > 1]
-    for group in together:
-        total = "?" if group.epsilon is None else _eps(group.epsilon)
-        rows.append(_plain(say("privacy.per_data", language, runs=group.runs, epsilon=total)))
-    return f'<p class="figure">ε {spent} <small>/ {_eps(opened.budget)}</small></p>{gauge}' + "".join(rows)
+        rows.append(paragraph(say("privacy.per_device", language, expected=expected, steps=sampling.steps)))
+    rows.append(accounts(view, language))
+    return f'<p class="figure">ε {spent} <small>/ {eps(opened.budget)}</small></p>{gauge}' + "".join(rows)
+
+
+def accounts(view: View, language: str) -> str:
+    """Who has how much left: each participant of each run, and each data set over all runs that were opened."""
+
+    def cells(spent: float | None, budget: float) -> str:
+        left = None if spent is None else max(0.0, budget - spent)
+        values = (spent, budget, left)
+        return "".join(f'<td class="n">{"?" if value is None else eps(value)}</td>' for value in values)
+
+    body = "".join(
+        f'<tr><th scope="row">{escape(say("privacy.each_device", language, run=one.name))}</th>'
+        f"{cells(one.spent, one.budget)}</tr>"
+        for one in view.opened
+    )
+    for group in view.result.groups if view.result else ():
+        budgets = [one.budget for one in view.opened if one.report.data.commitment == group.commitment]
+        if budgets:
+            name = say("privacy.data_set", language, name=group.commitment[:12], runs=group.runs)
+            body += f'<tr><th scope="row">{escape(name)}</th>{cells(group.epsilon, max(budgets))}</tr>'
+    head = tuple(say(f"privacy.{key}", language) for key in ("whose", "spent", "allowed", "left"))
+    return table(head, body, say("privacy.accounts", language))
 
 
 def _person(opened: Opened, language: str) -> str:
@@ -141,12 +160,12 @@ def _person(opened: Opened, language: str) -> str:
 
 def _rounds(points: Sequence[Spent], budget: float | None, delta: float, name: str, language: str) -> str:
     if not points:
-        return _plain(say("privacy.no_releases", language))
+        return paragraph(say("privacy.no_releases", language))
     last = points[-1]
     sentence = say(
-        "privacy.rounds_sentence", language, epsilon=_eps(last.epsilon), releases=last.releases, delta=f"{delta:.2g}"
+        "privacy.rounds_sentence", language, epsilon=eps(last.epsilon), releases=last.releases, delta=f"{delta:.2g}"
     )
-    limit = (budget, f"ε {_eps(budget)}") if budget else None
+    limit = (budget, f"ε {eps(budget)}") if budget else None
     chart = line_chart(
         [(0, 0.0)] + [(point.releases, point.epsilon) for point in points],
         name=name,
@@ -156,53 +175,53 @@ def _rounds(points: Sequence[Spent], budget: float | None, delta: float, name: s
         y_label="ε",
         limit=limit,
     )
-    rows = [(str(point.releases), str(point.step), _eps(point.epsilon)) for point in points]
+    rows = [(str(point.releases), str(point.step), eps(point.epsilon)) for point in points]
     head = (say("privacy.releases", language), say("privacy.round", language), "ε")
-    return _plain(sentence) + chart + _folded(say("privacy.table", language), head, rows, numeric=True)
+    return paragraph(sentence) + chart + _folded(say("privacy.table", language), head, rows, numeric=True)
 
 
 def _accountants(opened: Opened, language: str) -> str:
     if not opened.accountants:
-        return _plain(say("privacy.budget_unknown", language))
+        return paragraph(say("privacy.budget_unknown", language))
     values = opened.accountants
     claim = opened.report.claim
     largest = max(values.values()) or 1.0
     sentence = say(
         "privacy.accountants_sentence",
         language,
-        low=_eps(min(values.values())),
-        high=_eps(max(values.values())),
-        claim=_eps(claim.epsilon),
+        low=eps(min(values.values())),
+        high=eps(max(values.values())),
+        claim=eps(claim.epsilon),
         accountant=claim.accountant.upper(),
     )
     rows = "".join(
-        f'<tr><th scope="row">{escape(name.upper())}</th><td class="n">{_eps(value)}</td><td>{bar(value / largest)}</td></tr>'
+        f'<tr><th scope="row">{escape(name.upper())}</th><td class="n">{eps(value)}</td><td>{bar(value / largest)}</td></tr>'
         for name, value in values.items()
     )
     rows += "".join(
         f'<tr><th scope="row">{escape(name.upper())}</th><td class="n">–</td><td lang="en" dir="ltr">{escape(reason)}</td></tr>'
         for name, reason in opened.refused.items()
     )
-    return _plain(sentence) + _table(
+    return paragraph(sentence) + table(
         (say("privacy.accountant", language), "ε", ""), rows, say("privacy.accountants", language)
     )
 
 
 def _audit(opened: Opened, language: str) -> str:
     if opened.audit is None:
-        return _plain(say("privacy.budget_unknown", language))
+        return paragraph(say("privacy.budget_unknown", language))
     counts = {name: sum(check.verdict == name for check in opened.audit.checks) for name in OUTCOMES}
     sentence = say(
         "privacy.audit_sentence", language, passed=counts["pass"], flagged=counts["flag"], failed=counts["fail"]
     )
     rows = "".join(
         f'<tr><th scope="row" lang="en" dir="ltr">{escape(CHECKS.get(check.id, check.id))}</th>'
-        f"<td>{_badge(check.verdict, language)}</td>"
+        f"<td>{badge(check.verdict, language)}</td>"
         f'<td lang="en" dir="ltr">{escape(check.reason)}</td></tr>'
         for check in opened.audit.checks
     )
     head = (say("privacy.check", language), say("privacy.verdict", language), say("privacy.reason", language))
-    return _plain(sentence) + _table(head, rows, say("privacy.audit", language))
+    return paragraph(sentence) + table(head, rows, say("privacy.audit", language))
 
 
 def _outside(opened: Opened, language: str) -> str:
@@ -211,7 +230,7 @@ def _outside(opened: Opened, language: str) -> str:
         for item in opened.report.outside
     )
     return (
-        _plain(say("privacy.outside_sentence", language, count=len(opened.report.outside)))
+        paragraph(say("privacy.outside_sentence", language, count=len(opened.report.outside)))
         + f'<ul class="outside">{items}</ul>'
     )
 
@@ -232,7 +251,7 @@ def _quality(metrics: Sequence[Quality], language: str) -> str:
         say("privacy.after", language),
         say("privacy.ceiling", language),
     )
-    return _table(head, rows, say("privacy.quality", language))
+    return table(head, rows, say("privacy.quality", language))
 
 
 def _numbers(opened: Opened) -> str:
@@ -265,49 +284,16 @@ def _numbers(opened: Opened) -> str:
     )
 
 
-def _compare(view: View, language: str) -> str:
-    titles = list(dict.fromkeys(metric.title for one in view.opened for metric in one.quality))[:3]
-    rows = []
-    for one in view.opened:
-        found = outcome(one)
-        values = {metric.title: metric.after for metric in one.quality}
-        spent = "?" if one.spent is None else _eps(one.spent)
-        cells = [f"{spent} / {_eps(one.budget)}", f"{one.report.claim.delta:.2g}", str(one.report.sampling.steps)]
-        cells += ["–" if values.get(title) is None else f"{values[title]:.3g}" for title in titles]
-        rows.append(
-            f'<tr><th scope="row" dir="ltr">{escape(one.name)}</th>'
-            f"<td>{_badge(found, language)}</td>"
-            + "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)
-            + "</tr>"
-        )
-    head = (
-        say("privacy.run", language),
-        say("privacy.verdict", language),
-        say("privacy.spent_of", language),
-        "δ",
-        say("privacy.steps", language),
-        *titles,
-    )
-    body = _plain(summary(view, language)) + _table(head, "".join(rows), say("privacy.compare", language))
-    groups = [group for group in (view.result.groups if view.result else ()) if group.runs > 1]
-    for group in groups:
-        total = "?" if group.epsilon is None else _eps(group.epsilon)
-        body += _plain(say("privacy.per_data", language, runs=group.runs, epsilon=total))
-    if view.more:
-        body += _plain(say("privacy.more", language, count=view.more))
-    return _card("compare", say("privacy.compare", language), body)
-
-
 def _running_sentence(running: Running, language: str) -> str:
     last = running.trajectory[-1] if running.trajectory else Spent(0, 0, 0.0)
-    budget = "?" if running.budget is None else _eps(running.budget)
+    budget = "?" if running.budget is None else eps(running.budget)
     rounds = "?" if running.rounds is None else str(running.rounds)
     return say(
         "privacy.running_sentence",
         language,
         releases=last.releases,
         rounds=rounds,
-        epsilon=_eps(last.epsilon),
+        epsilon=eps(last.epsilon),
         budget=budget,
     )
 
@@ -315,18 +301,18 @@ def _running_sentence(running: Running, language: str) -> str:
 def _running(running: Running, language: str) -> str:
     body = f"<p>{escape(_running_sentence(running, language))}</p>"
     chart = _rounds(running.trajectory, running.budget, running.delta, "t1", language)
-    return _card("running", f"{say('privacy.running', language)}: {running.name}", body + chart)
+    return card("running", f"{say('privacy.running', language)}: {running.name}", body + chart)
 
 
-def _eps(value: float) -> str:
+def eps(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.3g}"
 
 
-def _plain(sentence: str) -> str:
+def paragraph(sentence: str) -> str:
     return f"<p>{escape(sentence)}</p>"
 
 
-def _table(head: Iterable[str], rows: str, caption: str) -> str:
+def table(head: Iterable[str], rows: str, caption: str) -> str:
     columns = "".join(f'<th scope="col">{escape(title)}</th>' if title else "<td></td>" for title in head)
     return (
         f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(caption, quote=True)}"><table>'
@@ -338,4 +324,4 @@ def _table(head: Iterable[str], rows: str, caption: str) -> str:
 def _folded(title: str, head: Iterable[str], rows: Iterable[Sequence[str]], *, numeric: bool) -> str:
     style = ' class="n"' if numeric else ""
     body = "".join("<tr>" + "".join(f"<td{style}>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<details><summary>{escape(title)}</summary>{_table(head, body, title)}</details>"
+    return f"<details><summary>{escape(title)}</summary>{table(head, body, title)}</details>"

@@ -49,6 +49,48 @@
       open({ name: file.name, text: await file.text() }, false);
     }
 
+    /* A folder: only what a report and its checks need travels, as text. given: [{place, file}]. */
+    const NEEDED = ["report.json", "ledger.jsonl", "ledger.jsonl.head", "config.yaml", "metrics.json"];
+    async function readAll(given) {
+      const wanted = given.filter((one) => NEEDED.includes(one.place.split("/").pop())).slice(0, 60);
+      if (!wanted.some((one) => /(^|\/)(report\.json|ledger\.jsonl)$/.test(one.place))) { fail("privacy.no_report"); return; }
+      if (wanted.reduce((sum, one) => sum + one.file.size, 0) > MAX_BYTES) { fail("privacy.too_large"); return; }
+      const files = [];
+      for (const one of wanted) files.push({ place: one.place, text: await one.file.text() });
+      open({ files: files }, false);
+    }
+
+    /* The files under a dropped folder, three folders deep. */
+    async function walk(entry, depth) {
+      if (entry.isFile) {
+        const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+        return [{ place: entry.fullPath.replace(/^\//, ""), file: file }];
+      }
+      if (depth > 3) return [];
+      const reader = entry.createReader();
+      const found = [];
+      for (;;) {
+        const part = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+        if (!part.length) break;
+        for (const child of part) found.push(...(await walk(child, depth + 1)));
+        if (found.length > 2000) break;
+      }
+      return found;
+    }
+
+    async function dropped(transfer) {
+      const entries = Array.from(transfer.items || []).map((item) => (item.webkitGetAsEntry ? item.webkitGetAsEntry() : null)).filter(Boolean);
+      const files = Array.from(transfer.files);
+      if (!entries.some((entry) => entry.isDirectory)) {
+        if (files.length > 1) await readAll(files.map((file) => ({ place: file.name, file: file })));
+        else await read(files[0]);
+        return;
+      }
+      const found = [];
+      for (const entry of entries) found.push(...(await walk(entry, 0)));
+      await readAll(found);
+    }
+
     function list(found) {
       const box = $("[data-found]");
       box.replaceChildren();
@@ -103,7 +145,12 @@
     ["dragleave", "drop"].forEach((name) => drop.addEventListener(name, () => drop.classList.remove("over")));
     drop.addEventListener("drop", (event) => {
       event.preventDefault();
-      read(event.dataTransfer.files[0]);
+      dropped(event.dataTransfer).catch(() => fail("privacy.unreadable"));
+    });
+    $("[data-choose-folder]").addEventListener("click", () => $("[data-folder]").click());
+    $("[data-folder]").addEventListener("change", (event) => {
+      readAll(Array.from(event.target.files).map((file) => ({ place: file.webkitRelativePath || file.name, file: file })));
+      event.target.value = "";
     });
     $("[data-export]").addEventListener("click", () => { if (last && !busy()) send("export", last, true); });
     $("[data-print]").addEventListener("click", () => window.print());

@@ -110,7 +110,38 @@ def test_what_a_report_says_cannot_become_markup(runs: Path) -> None:
 def test_a_folder_is_compared(runs: Path) -> None:
     value = open_path(runs)
     assert "3 reports were checked; 1 of them are not proven." in value["summary"] and not value["single"]
-    assert value["html"].count("<tr>") == 4 and "second" in value["html"]
+    assert value["html"].count('class="badge') == 3 and "second" in value["html"]
+
+
+def test_runs_are_compared_by_privacy_quality_bytes_and_rounds_and_the_sentence_states_the_tables_numbers(
+    runs: Path, tmp_path: Path, pricer: Pricer
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    make_run(tmp_path / "loud", pricer, noise=2.0)
+    make_run(tmp_path / "still", pricer, noise=8.0)
+    save_file({"vector": torch.zeros(12_288)}, tmp_path / "still" / "adapters.safetensors")
+    (tmp_path / "loud" / "adapters.safetensors").write_bytes(b"no weights")
+    page = open_path(tmp_path)["html"]
+    low, high = exact_epsilon(8.0), exact_epsilon(2.0)
+    assert f"still spent least, epsilon {low:.2f}; loud spent most, epsilon {high:.2f}." in page
+    assert f'<td class="n">{low:.2f} / 8.00</td>' in page and f'<td class="n">{high:.2f} / ' in page
+    # 12,288 numbers of four bytes.
+    assert page.count("49.2 kB") == 1 and page.count("CIDEr") == 1 and "how long its rounds took" in page
+
+
+def test_what_each_participant_and_each_data_set_has_left_is_a_table(tmp_path: Path, pricer: Pricer) -> None:
+    make_run(tmp_path / "one", pricer)
+    make_run(tmp_path / "two", pricer, noise=3.0)
+    page = open_path(tmp_path)["html"]
+    alone, both = exact_epsilon(NOISE), exact_epsilon((NOISE**-2 + 3.0**-2) ** -0.5)
+    cell = r'<td class="n">([\d.]+)</td>'
+    row = rf'<th scope="row">Each participant of one</th>{cell}<td class="n">8.00</td>{cell}'
+    spent, left = map(float, re.search(row, page).groups())  # type: ignore[union-attr]
+    assert spent == pytest.approx(alone, abs=0.01) and left == pytest.approx(8 - alone, abs=0.01)
+    together = re.search(r'all its runs here: 2</th><td class="n">([\d.]+)</td>', page)
+    assert together and float(together.group(1)) == pytest.approx(both, rel=5e-3)
 
 
 def test_a_run_that_is_still_going_is_followed(runs: Path, pricer: Pricer) -> None:
@@ -134,6 +165,51 @@ def test_a_dropped_file_is_read_and_leaves_nothing_behind(
     bad = list(Dashboard([]).open({"id": "r", "name": "mine.json", "text": '{"a": 1}'}, None))[-1]
     assert bad["phase"] == "error" and str(tmp_path) not in bad["sentence"] and "mine.json" in bad["sentence"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dropped_folder_is_opened_as_one_run_or_as_several_and_leaves_nothing_behind(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+    def drop(*names: str) -> dict[str, Any]:
+        files = [
+            {"place": f"runs/{name}/{file.name}", "text": file.read_text()}
+            for name in names
+            for file in (runs / name).iterdir()
+            if file.suffix != ".safetensors"
+        ]
+        return list(Dashboard([]).open({"id": "r", "files": files}, None))[-1]
+
+    one = drop("first")
+    assert one["single"] and "What it bought" in one["html"] and "first &lt;b&gt;" in one["html"]
+    assert "3 reports were checked; 1 of them are not proven." in drop("first", "second", "forged")["summary"]
+    assert drop("going")["running"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [],
+        7,
+        [7],
+        [{"place": "x/weights.bin", "text": "x"}],
+        [{"place": 3, "text": "x"}],
+        [{"place": "../../report.json", "text": "{}"}],
+        [{"place": "/etc/report.json", "text": "{}"}],
+        [{"place": f"{n}/report.json", "text": "{}"} for n in range(100)],
+        [{"place": "a/report.json", "text": "x" * (11 * 2**20)}],
+    ],
+)
+def test_a_hostile_folder_is_one_sentence_and_writes_nowhere_else(
+    files: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "scratch"))
+    value = list(Dashboard([]).open({"id": "r", "files": files}, None))[-1]
+    assert value["phase"] == "error" and value["sentence"] and str(tmp_path) not in value["sentence"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["scratch"]
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,39 @@ def test_a_dropped_report_is_opened_and_saved_as_a_page(chromium: Any, address: 
     text = Path(download.value.path()).read_text(encoding="utf-8")
     assert download.value.suggested_filename.endswith(".html") and "Privacy report" in text
     page.context.close()
+
+
+def test_a_folder_is_chosen_and_several_files_are_dropped(chromium: Any, address: str, runs: Path) -> None:
+    page = opened(chromium, address)
+    page.set_input_files("[data-folder]", str(runs / "quickstart"))
+    page.wait_for_selector(".verdict", timeout=120000)
+    page.wait_for_selector("[data-phase=done]")
+    assert "What it bought" in page.inner_text(".report-page")
+    page.set_input_files("[data-folder]", str(runs))
+    page.wait_for_function("document.querySelector('.report-page').textContent.includes('2 reports were checked')")
+    texts = [(runs / "quickstart" / name).read_text() for name in ("report.json", "ledger.jsonl")]
+    page.evaluate(
+        """(texts) => {
+             const files = new DataTransfer();
+             ["report.json", "ledger.jsonl"].forEach((name, i) => files.items.add(new File([texts[i]], name)));
+             document.querySelector("[data-drop]").dispatchEvent(
+               new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true}));
+           }""",
+        texts,
+    )
+    page.wait_for_selector(".verdict")
+    page.context.close()
+
+
+def test_the_printed_page_holds_the_report_and_none_of_the_controls(
+    chromium: Any, address: str, runs: Path, tmp_path: Path
+) -> None:
+    page = opened(chromium, address)
+    choose(page, runs / "quickstart")
+    page.emulate_media(media="print")
+    assert page.is_hidden(".top") and page.is_hidden(".open-card") and page.is_visible(".report-page table >> nth=0")
+    # What is folded on the screen is open on paper.
+    assert page.is_visible(".report-page details table")
+    pdf = page.pdf(prefer_css_page_size=True, tagged=True)
+    assert pdf.startswith(b"%PDF") and b"/StructTreeRoot" in pdf
+    page.context.close()
