@@ -225,6 +225,7 @@ def test_a_conversation_is_kept_only_on_request_and_forgotten_on_the_disk(
     assert not kept.exists()
     box(page, "[data-history] summary").click()
     assert violations(page, axe_source) == []
+    keep(page, "assistant-history")
     listen(page)
     box(page, "[data-passphrase]").fill("correct horse")
     box(page, "[data-passphrase]").press("Enter")
@@ -250,7 +251,6 @@ def test_a_conversation_is_kept_only_on_request_and_forgotten_on_the_disk(
     box(page, "[data-unlock]").click()
     answered(page, "wooden table.")
     assert violations(page, axe_source) == []
-    keep(page, "assistant-kept-light")
     page.on("dialog", lambda dialog: dialog.accept())
     box(page, "[data-forget]").click()
     page.wait_for_selector("#view-assistant [data-phase=empty]")
