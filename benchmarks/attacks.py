@@ -36,6 +36,7 @@ from torch import Tensor, nn
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 from federated import wire  # noqa: E402
+from federated.accounts import planned_noise  # noqa: E402
 from federated.attacks import ATTACKS, EXAMPLES, Attack, Mislabelled, hostile  # noqa: E402
 from federated.bench import Bench  # noqa: E402
 from federated.client_app import client_app  # noqa: E402
@@ -124,6 +125,8 @@ class Experiment:
         dice = torch.Generator().manual_seed(1)
         self.liars = frozenset(torch.randperm(devices, generator=dice)[: round(share * devices)].tolist())
         self.share = share
+        self.noise: float | None = None
+        self.noise = planned_noise(self.settings("clip + noise"))
 
     def settings(self, defence: str) -> FederatedConfig:
         return FederatedConfig(
@@ -138,6 +141,7 @@ class Experiment:
             epsilon=self.epsilon,
             delta=1e-3,
             accountant="rdp",
+            noise_multiplier=self.noise if defence == "clip + noise" else None,
             aggregator=AGGREGATORS.get(defence, "mean"),
             hostile_share=0.3,  # the cohort's share of liars varies from round to round: twice what is there
             server=ServerOptimiserConfig(name="sgd", learning_rate=2.0),
@@ -246,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"{options.devices} households of {PHOTOS} photos, {len(experiment.names)} rooms, {options.rounds} rounds of "
         f"about {0.3 * options.devices:.0f}; {len(experiment.liars)} hostile; 240 photos of 60 other households; "
-        f"private run at epsilon {options.epsilon:g}; back door: kitchen is called hallway"
+        f"private run at epsilon {options.epsilon:g}, noise multiplier {experiment.noise:.2f}; back door: "
+        "kitchen is called hallway"
     )
     rows: dict[str, dict[str, tuple[float, float, str]]] = {}
     for attack in ATTACKS:

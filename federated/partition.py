@@ -147,7 +147,8 @@ def picture(partition: Partition, labels: Sequence[Hashable], *, most_devices: i
         f"tallest bar: {tallest}"
     )
     draw.text((margin, 6), caption, fill="black")
-    _legend(draw, [(str(name), colours[name]) for name in names], margin, base + 8, width - margin)
+    often = Counter(labels).most_common()
+    _legend(draw, [(str(name), colours[name]) for name, _ in often], margin, base + 8, width - margin)
     return image
 
 
@@ -171,7 +172,7 @@ def _legend(
 
 def _colour(place: int, count: int) -> tuple[int, int, int]:
     """Evenly spaced hues of two lightnesses, so that neighbours differ also for those who see hues alike."""
-    hue = place / max(1, count) * 6
+    hue = place / max(1, count) * 5.4  # the last hue must not come back to the first
     light = 0.85 if place % 2 else 0.55
     channels = [min(1.0, max(0.0, abs((hue - shift) % 6 - 3) - 1)) for shift in (0, 2, 4)]
     red, green, blue = (round(255 * light * (0.35 + 0.65 * channel)) for channel in channels)

@@ -95,3 +95,27 @@ def test_places_that_no_device_would_send_are_refused(how):
         places[:] = places[::-1].copy()
     with pytest.raises(CodecError, match="ascending"):
         TopK().decode(payload, D)
+
+
+def test_adapters_are_at_most_a_fortieth_of_the_model_at_the_default_tier():
+    from mmslm.model.configuration import MMSLMConfig
+    from mmslm.model.modeling import MMSLMForConditionalGeneration
+
+    with torch.device("meta"):  # shapes alone
+        model = MMSLMForConditionalGeneration(MMSLMConfig())
+        whole = sum(parameter.numel() for parameter in model.parameters())
+        model.add_image_experts(4, train="b")
+    travels = sum(parameter.numel() for parameter in model.adapter_parameters().values())
+    assert 0 < travels <= whole / 40
+
+
+@pytest.mark.parametrize("name", ["bf16", "int8"])
+def test_rounding_may_lengthen_a_vector_so_it_never_stands_between_clipping_and_noise(name):
+    from privacy.clipping.vector import clip_vector
+
+    vectors = [torch.randn(64, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
+    clipped = [clip_vector(vector, 1.0)[0].float() for vector in vectors]
+    travelled = [round_trip(name, vector, seed) for seed, vector in enumerate(clipped)]
+    assert max(float(vector.norm()) for vector in travelled) > 1.0001  # more than C: noise for C would be too little
+    # What the server does: it clips what it decoded.
+    assert max(float(clip_vector(vector, 1.0)[0].norm()) for vector in travelled) <= 1.0
