@@ -1,4 +1,4 @@
-"""``mmslm devices`` and ``mmslm partition``: a run on the clock by its YAML, resumed; pictures; errors in one sentence."""
+"""``mmslm partition`` and what ``mmslm devices`` reads: pictures, configurations, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -9,40 +9,11 @@ import pytest
 from PIL import Image
 
 from apps import cli
-from apps.devices import DevicesConfig, deal, find_fleet, run_devices
+from apps.devices import DevicesConfig, deal, find_fleet
 from federated.partition import check_partition
 from mmslm.config import ConfigError, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SMALL = {
-    "federated.households": 8,
-    "federated.rounds": 2,
-    "federated.sampling_rate": 0.4,
-    "federated.delta": 1e-2,
-    "federated.epsilon": 60.0,
-    "federated.accountant": "rdp",
-    "federated.noise_multiplier": 1.5,
-    "federated.photos_per_household": 2,
-    "federated.adapters.rank": 2,
-    "simulator.start_hour": 3,
-    "evaluation.households": 3,
-    "holdings": {"ranks": {1: 0.5, 2: 0.5}},
-    "personal": {"kind": "ditto"},
-}
-
-
-def test_a_run_on_the_clock_says_what_it_took_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    told: list[str] = []
-    lines = run_devices("clock", SMALL, out=tmp_path / "run", tell=told.append)
-    assert len(told) == 2 and "J (model)" in told[-1] and "epsilon" in told[-1]
-    assert "simulated time" in lines[0] and "not a measurement" in lines[0] and "worst tenth" in lines[1]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["round"] for row in rows] == [1, 2] and rows[0]["clock_seconds"] > 0
-    assert list((tmp_path / "run-devices").glob("*/personal-*.safetensors"))  # beside the run, not in it
-    told.clear()
-    assert run_devices("clock", SMALL, out=tmp_path / "run", tell=told.append) == lines and told == []
-    with pytest.raises(ValueError, match="another fleet or simulator"):
-        run_devices("clock", SMALL | {"simulator.start_hour": 4}, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("clock*.yaml")), ids=lambda path: path.stem)
