@@ -34,12 +34,12 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _devices(arguments: argparse.Namespace) -> int:
-    from apps.cli import _overrides
+    from apps.commands.overrides import overrides
     from apps.devices import run_devices
 
     lines = run_devices(
         arguments.config,
-        _overrides(arguments.set),
+        overrides(arguments.set),
         out=arguments.out,
         tell=lambda line: print(line, flush=True),
     )
