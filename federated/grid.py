@@ -10,7 +10,6 @@ What it refuses: use after ``close``, and waiting for messages that were never p
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import logging
 import threading
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from flwr.app import Array, Context, Error, Message, Metadata, RecordDict
@@ -33,27 +32,41 @@ from federated.wire import PARTITION, PARTITIONS
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 FIRST_NODE_ID = SUPERLINK_NODE_ID + 1  # 1 is the server's own address
 
 
 def copy_content(content: RecordDict) -> RecordDict:
     """A copy that shares no mutable part with the original. Array bytes are immutable, so they are not duplicated."""
+    # Below the records' item assignment, whose checks cost more than the copy: the original has passed them.
     copied = content.copy()
-    for name, record in content.items():
-        fresh = record.copy()
-        for key, value in record.items():
+    records = copied.__dict__["_data"]
+    for name, record in records.items():
+        records[name] = fresh = record.copy()
+        values = fresh.__dict__["_data"]
+        for key, value in values.items():
             if isinstance(value, Array):
-                fresh[key] = _copy_array(value)  # type: ignore[index, assignment]
+                values[key] = _copy_of(value)
             elif isinstance(value, list):
-                fresh[key] = list(value)  # type: ignore[index, assignment]
-        copied[name] = fresh
+                values[key] = list(value)
     return copied
 
 
-def _copy_array(array: Array) -> Array:
-    # Past the constructor, whose checks cost more than the copy: the original has passed them.
-    copied = Array.__new__(Array)
-    copied.__dict__.update(array.__dict__)
+def _copy_of(thing: T) -> T:
+    """A shallow copy of one of Flower's plain objects, past its constructor."""
+    copied = object.__new__(type(thing))
+    copied.__dict__.update(thing.__dict__)
+    return copied
+
+
+def copy_message(message: Message) -> Message:
+    """A copy whose metadata and content are its own."""
+    copied = _copy_of(message)
+    state = copied.__dict__
+    state["_metadata"] = _copy_of(message.metadata)
+    if message.has_content():
+        state["_content"] = copy_content(message.content)
     return copied
 
 
@@ -86,6 +99,7 @@ class InProcessGrid(Grid):
         self._numbers = itertools.count(1)
         self._waiting: dict[str, Future[Message]] = {}
         self._threads_before = torch.get_num_threads()
+        self._workers = workers
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(
             workers, thread_name_prefix="device", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -140,7 +154,7 @@ class InProcessGrid(Grid):
         identifiers = []
         for message in messages:
             identifier = str(next(self._numbers))
-            sent = self._copy(message)
+            sent = copy_message(message)
             sent.metadata.__dict__["_message_id"] = identifier
             message.metadata.__dict__["_message_id"] = identifier  # as Flower's grids do: replies are matched by it
             self._waiting[identifier] = self._pool.submit(self._deliver, sent)
@@ -152,6 +166,8 @@ class InProcessGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Replies in the order of ``messages``; those that did not come within ``timeout`` seconds are left out."""
+        if self._workers == 1 and not self._waiting:
+            return self._one_by_one(messages, timeout)
         identifiers = self.push_messages(messages)
         futures = [self._waiting[i] for i in identifiers]
         try:
@@ -176,6 +192,22 @@ class InProcessGrid(Grid):
                 future.cancel()
         return replies
 
+    def _one_by_one(self, messages: Iterable[Message], timeout: float | None) -> list[Message]:
+        """The same on the caller's thread: with one worker there is nothing to hand over and nobody to wait for."""
+        if self._pool is None:
+            raise RuntimeError("this grid was closed; make a new one for another run.")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)  # given back by close()
+        replies = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = str(next(self._numbers))
+            reply = self._deliver(copy_message(message))
+            if deadline is not None and time.monotonic() > deadline:
+                break
+            replies.append(reply)
+        return replies
+
     def _deliver(self, message: Message) -> Message:
         """On a worker: run the ClientApp for one message; whatever it raises becomes an error reply."""
         device = message.metadata.dst_node_id - FIRST_NODE_ID
@@ -186,7 +218,7 @@ class InProcessGrid(Grid):
         if self._absent is not None and self._absent(device, message.metadata.group_id):
             return Message(Error(ErrorCode.NODE_UNAVAILABLE, "the device is unreachable"), reply_to=message)
         try:
-            return self._copy(self._client_app(message, self._context(device)))
+            return copy_message(self._client_app(message, self._context(device)))
         except Exception as error:
             logger.debug("device %d failed", device, exc_info=True)
             reason = f"{type(error).__name__}: {error}"
@@ -203,15 +235,3 @@ class InProcessGrid(Grid):
                     run_config=dict(self._run_config),
                 )
             return self._contexts[device]
-
-    @staticmethod
-    def _copy(message: Message) -> Message:
-        metadata = Metadata(
-            **{name.lstrip("_"): value for name, value in vars(message.metadata).items() if name in _FIELDS}
-        )
-        if message.has_error():
-            return Message(error=message.error, metadata=metadata)  # type: ignore[call-overload]
-        return Message(content=copy_content(message.content), metadata=metadata)  # type: ignore[call-overload]
-
-
-_FIELDS = frozenset("_" + name for name in inspect.signature(Metadata).parameters)

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federated.checkpoint import CheckpointError, Checkpoints
-from federated.deploy import loopback
+from federated.deploy import loopback, superlink
 from federated.deploy.control import Control
 from federated.deploy.credentials import Deployment
-from federated.deploy.programs import Running, environment, free_port, require, start, stopped_afterwards, wait_until
+from federated.deploy.family import Family
+from federated.deploy.programs import Running, environment, free_port, require, stopped_afterwards, wait_until
 from federated.job import Work, read_result
-from federated.strategy import Interrupted, Result
+from federated.strategy import Interrupted, Result, RunFailed
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +47,24 @@ Progress = Callable[[Seen], None]
 def on_ray(work: Work, *, cpus_per_device: int = 1, progress: Progress | None = None) -> Result:
     """Run on Flower's simulation runtime, on a SuperLink of our own that is ended afterwards."""
     with tempfile.TemporaryDirectory(prefix="mmslm-ray-") as folder, stopped_afterwards([]) as programs:
-        scratch, port = Path(folder), free_port()
-        env = environment(scratch / "flwr")
-        line = ["flower-superlink", "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
-        line += ["--host", "127.0.0.1", "--port", str(port)]
-        programs.append(start("the simulation's SuperLink", line, env=env, log=scratch / "superlink.log"))
+        port, log = free_port(), work.run_dir / "ray.log"
+        log.unlink(missing_ok=True)
+        programs.append(
+            Family(
+                "the simulation's SuperLink",
+                lambda: superlink.simulate(port, None),
+                environment=environment(Path(folder) / "flwr"),
+                log=log,
+            )
+        )
         with Control(f"127.0.0.1:{port}", None) as control:
             wait_until(control.answers, programs, seconds=START_SECONDS, what="the simulation's SuperLink")
             run = control.start(work.run_config(), simulated_nodes=work.settings.households, cpus=cpus_per_device)
-            return follow(control, run, work, programs, progress)
+            try:
+                return follow(control, run, work, programs, progress)
+            except RunFailed as error:
+                # Flower says only that there was an error; the app's own words are in the log.
+                raise RunFailed(f"{error} (what Flower and Ray said is in {log})") from None
 
 
 def on_deployment(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -24,10 +27,33 @@ def server_app(open_job: Callable[[Context], Job], finish: Callable[[Context, Jo
         if not isinstance(grid, InProcessGrid):
             grid = PollingGrid(grid)
         job = open_job(context)
-        wait_for_devices(grid, int(context.run_config.get("wait-for", 0)))
-        finish(context, job, Rounds(grid, job).run())
+        with the_only_one(job.run_dir):
+            wait_for_devices(grid, int(context.run_config.get("wait-for", 0)))
+            finish(context, job, Rounds(grid, job).run())
 
     return flower_app
+
+
+@contextlib.contextmanager
+def the_only_one(run_dir: Path, seconds: float = 60.0) -> Iterator[None]:
+    """Hold ``run_dir`` for this run: two that write one ledger would spoil it. The hold ends with its process.
+
+    One that is about to end (its SuperLink was killed) is waited for. RunFailed where it does not end.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as lock:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunFailed(
+                        f"another run works in {run_dir}; wait for it, stop it, or give another run directory."
+                    ) from None
+                time.sleep(0.1)
+        yield
 
 
 def wait_for_devices(grid: Grid, fewest: int, seconds: float = LONGEST_WAIT) -> None:

@@ -33,11 +33,12 @@ class AdapterVector:
         self.shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         self._sizes = [parameter.numel() for parameter in self.parameters.values()]
         self.dimension = sum(self._sizes)
+        text = json.dumps([[name, list(shape)] for name, shape in self.shapes.items()])
+        self._layout = hashlib.sha256(text.encode()).hexdigest()
 
     def layout(self) -> str:
         """SHA-256 of names and shapes: equal at both ends, or the vector would be read into the wrong places."""
-        text = json.dumps([[name, list(shape)] for name, shape in self.shapes.items()])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return self._layout
 
     def read(self) -> Tensor:
         """A copy of the adapters, ``[d]`` float32 on the CPU."""

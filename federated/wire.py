@@ -40,7 +40,8 @@ def pack(values: NDArray[Any]) -> Array:
     kind = str(values.dtype)
     if values.ndim != 1 or kind not in _DESCR:
         raise ValueError(f"an array of shape {values.shape} and {kind} was to travel; give [n] of float32 or uint8.")
-    return Array(kind, (len(values),), SType.NUMPY, _header(len(values), _DESCR[kind]) + values.tobytes())
+    numbers = memoryview(np.ascontiguousarray(values)).cast("B")
+    return Array(kind, (len(values),), SType.NUMPY, b"".join((_header(len(values), _DESCR[kind]), numbers)))
 
 
 def unpack(array: Array, kind: Literal["float32", "uint8"], count: int | None = None) -> NDArray[Any]:
@@ -84,21 +85,35 @@ def request(vector: Array, round_number: int, layout: str) -> RecordDict:
 
 
 def read_request(message: Message) -> tuple[Tensor, int, str]:
-    """(vector [d], round number, layout) of a request; ValueError where a part is missing."""
+    """(vector [d], round number, layout) of a request; ValueError where a part is missing.
+
+    The vector may be shared by all devices of the round: it is to be read and not written.
+    """
     content = message.content
     try:
-        array = content.array_records[ADAPTERS][VECTOR]
-        number = content.config_records[ROUND]["number"]
-        layout = content.config_records[ROUND]["layout"]
+        array = content[ADAPTERS][VECTOR]
+        number = content[ROUND]["number"]
+        layout = content[ROUND]["layout"]
     except KeyError as missing:
         raise ValueError(
             f"the server's message has no {missing}; server and device run different versions of this app."
         ) from None
-    if not isinstance(number, int) or not isinstance(layout, str):
-        raise ValueError(
-            "the server's message has a round of the wrong type; server and device run different versions."
-        )
-    return from_array(array), number, layout
+    if not isinstance(array, Array) or not isinstance(number, int) or not isinstance(layout, str):
+        raise ValueError("the server's message has a part of the wrong type; server and device run different versions.")
+    return _round_vector(array), number, layout
+
+
+_latest: tuple[bytes | None, Tensor] = (None, torch.empty(0))
+
+
+def _round_vector(array: Array) -> Tensor:
+    """The vector of a round. In one process all devices of a round get the same bytes, which are decoded once."""
+    global _latest
+    data, vector = _latest  # one read: another thread may replace the pair
+    if array.data is not data:
+        data, vector = array.data, from_array(array)
+        _latest = data, vector
+    return vector
 
 
 def reply(update: Array, message: Message, *, loss: float | None = None) -> Message:

@@ -54,6 +54,14 @@ def bundle(run_config: Mapping[str, Scalar]) -> bytes:
     return build_fab_from_files({"pyproject.toml": tomli_w.dumps(project).encode(), "README.md": readme})[0]
 
 
+class RefusedError(ProgramError):
+    """What the SuperLink would not do. code: Flower's, or None."""
+
+    def __init__(self, message: str, code: int | None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Control:
     """One SuperLink, as its operator sees it. ``certificate``: the authority's, or None for plain HTTP on loopback."""
 
@@ -91,12 +99,12 @@ class Control:
     def register(self, key: bytes, name: str) -> bool:
         """Let the node with this public key take part; False where it was registered before."""
         from flwr.proto.control_pb2 import RegisterNodeRequest
-        from flwr.supercore.error import FlowerError
+        from flwr.supercore.error import ApiErrorCode
 
         try:
             self._call("RegisterNode", RegisterNodeRequest(public_key=key, name=name))
-        except FlowerError as error:
-            if "in use" in str(error).lower() or "already" in str(error).lower():
+        except RefusedError as error:
+            if error.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                 return False
             raise
         return True
@@ -173,6 +181,7 @@ class Control:
 
     def _call(self, method: str, request: Any) -> Any:
         import httpx
+        from flwr.supercore.error import FlowerError
 
         try:
             return getattr(self._client, method)(request)
@@ -180,4 +189,10 @@ class Control:
             raise ProgramError(
                 f"the SuperLink at {self.address} does not answer ({error}); is it running, and is its certificate "
                 "signed by this deployment's authority?"
+            ) from None
+        except httpx.HTTPStatusError as error:
+            said = FlowerError.from_json(error.response.text)
+            reason = said.message if said is not None else f"status {error.response.status_code}"
+            raise RefusedError(
+                f"the SuperLink at {self.address} refused {method}: {reason}", said.code if said is not None else None
             ) from None

@@ -1,4 +1,4 @@
-"""Flower's own programs as child processes: started quietly, waited for, and always stopped.
+"""What Flower's programs have in common here: a quiet environment, being waited for, and always being stopped.
 
 They are told to open no connection but the ones that the deployment needs: no telemetry, no update check, no
 installation of dependencies, no usage statistics. Each gets a home folder of its own, because they keep state there.
@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
-
-from federated.deploy.family import die_with
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -30,7 +26,7 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; a run that waits for its turn should not wait for a clock
+    "RAY_worker_register_timeout_seconds": "300",  # importing torch on a busy machine takes longer than its minute
 }
 
 
@@ -58,7 +54,7 @@ def free_port() -> int:
 
 
 class Running(Protocol):
-    """What is started, watched and stopped: a program, or a family of forked processes."""
+    """What is started, watched and stopped."""
 
     name: str
     log: Path
@@ -75,55 +71,6 @@ def require(program: Running) -> None:
     """Raise ProgramError where it has ended."""
     if not program.alive:
         raise ProgramError(f"{program.name} ended (see {program.log}): {program.last_words()}")
-
-
-class Program:
-    """One running program and everything that it starts: they share a process group and end together."""
-
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.name, self.process, self.log = name, process, log
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def last_words(self, lines: int = 3) -> str:
-        """What it said last, for an error's sentence."""
-        try:
-            said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return " / ".join(line.strip() for line in said[-lines:])
-
-    def stop(self, patience: float = 5.0) -> None:
-        """Ask, wait, insist. Safe to call twice."""
-        if self.alive:
-            self._signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(patience)
-        self._signal(signal.SIGKILL)  # its children too, whether or not it ended well
-        self.process.wait()
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
-
-
-def start(name: str, command: Sequence[str], *, env: Mapping[str, str], log: Path) -> Program:
-    """Start ``command`` in a process group of its own; its words go to ``log``."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    here = os.getpid()
-    with log.open("ab") as words:
-        process = subprocess.Popen(
-            list(command),
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=lambda: die_with(here),
-        )
-    return Program(name, process, log)
 
 
 def wait_until(ready: Callable[[], bool], programs: Sequence[Running], *, seconds: float, what: str) -> None:

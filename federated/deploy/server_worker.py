@@ -3,7 +3,7 @@
 Like a node's worker it runs the app of the mmslm that is installed here. The bundle that came with a run is read for its
 configuration and never unpacked, so whoever may start runs still cannot bring code to this machine.
 
-What it refuses: tasks that are not for a ServerApp.
+What it refuses: tasks of kinds that it was not given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import Queue
 
 import httpx
@@ -36,11 +36,40 @@ from federated.deploy.worker import ACQUIRE
 logger = logging.getLogger(__name__)
 
 
-def work(superlink: str, certificate: bytes, secret: bytes, app: ServerApp, *, poll: float = 0.2) -> None:
-    """Serve the SuperLink at ``superlink`` (host:port on this machine) until the process is ended."""
-    client = RuntimeHttpClient.from_server_address(
+def work(
+    superlink: str,
+    certificate: bytes | None,
+    secret: bytes,
+    tasks: Mapping[TaskType, Callable[[str], None]],
+    poll: float = 0.2,
+) -> None:
+    """Serve the SuperLink at ``superlink`` (host:port on this machine) until the process is ended.
+
+    certificate: the authority's. tasks: what to do with a task's token, by its kind.
+    """
+    client = foreman(superlink, certificate, secret)
+    request = AcquireTaskRequest(supported_task_types=list(tasks))
+    runs: list[int] = []
+    while True:
+        runs = [pid for pid in runs if not os.waitpid(pid, os.WNOHANG)[0]]
+        try:
+            answer = client.AcquireTask(request)
+            if answer.HasField("task") and answer.token:
+                task, token = tasks[TaskType(answer.task.type)], answer.token
+                runs.append(_forked(lambda task=task, token=token: task(token)))  # type: ignore[misc]
+                continue
+        except httpx.TransportError:
+            logger.debug("the SuperLink does not answer; it is asked again")
+        except httpx.HTTPStatusError as error:
+            logger.warning("the SuperLink refused its worker: %s", error)
+        time.sleep(poll)
+
+
+def foreman(superlink: str, certificate: bytes | None, secret: bytes) -> RuntimeHttpClient:
+    """A client that may take tasks. ``certificate``: None for plain HTTP on loopback."""
+    return RuntimeHttpClient.from_server_address(
         server_address=superlink,
-        insecure=False,
+        insecure=certificate is None,
         root_certificates=certificate,
         interceptors=[
             RuntimeTracingInterceptor(),
@@ -49,21 +78,6 @@ def work(superlink: str, certificate: bytes, secret: bytes, app: ServerApp, *, p
         ],
         retry_invoker=None,
     )
-    request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-    runs: list[int] = []
-    while True:
-        runs = [pid for pid in runs if not os.waitpid(pid, os.WNOHANG)[0]]
-        try:
-            answer = client.AcquireTask(request)
-            if answer.HasField("task") and answer.token:
-                token = answer.token
-                runs.append(_forked(lambda token=token: serve_run(superlink, certificate, token, app)))  # type: ignore[misc]
-                continue
-        except httpx.TransportError:
-            logger.debug("the SuperLink does not answer; it is asked again")
-        except httpx.HTTPStatusError as error:
-            logger.warning("the SuperLink refused its worker: %s", error)
-        time.sleep(poll)
 
 
 def _forked(task: Callable[[], None]) -> int:

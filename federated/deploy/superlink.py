@@ -10,15 +10,20 @@ What it refuses: to start without the deployment's certificate and key.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
 import secrets
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flwr.supercore.constant import TaskType
+
+from federated.deploy import server_worker, simulator
 from federated.deploy.credentials import Deployment
 from federated.deploy.family import Part, supervise
 
@@ -79,23 +84,47 @@ def serve(deployment: Deployment, *, host: str) -> None:
     """Run the SuperLink and its worker until stopped; either is started again if it dies."""
     # Imported before the forks, so that they share it.
     from federated import job
-    from federated.deploy import server_worker
+    from federated.deploy.server_worker import serve_run
     from federated.server_app import app
 
     logger.debug("loaded %s", job.__name__)
     os.umask(0o077)  # the database and the log say which device took part when
     certificate = (deployment.superlink / "ca.crt").read_bytes()
-    with tempfile.TemporaryDirectory(prefix="mmslm-superlink-") as scratch:
-        secret = Path(scratch) / "secret"
-        secret.write_bytes(secrets.token_bytes(32))
-        line = command(deployment, host=host, secret=secret)
-        here = f"127.0.0.1:{deployment.port}"
+    here = f"127.0.0.1:{deployment.port}"
+    tasks = {TaskType.SERVER_APP: lambda token: serve_run(here, certificate, token, app)}
+    with _secret() as secret:
+        line, known = command(deployment, host=host, secret=secret), secret.read_bytes()
         supervise(
             [
                 Part("the SuperLink", lambda: _superlink(line)),
-                Part("its worker", lambda: server_worker.work(here, certificate, secret.read_bytes(), app)),
+                Part("its worker", lambda: server_worker.work(here, certificate, known, tasks)),
             ]
         )
+
+
+def simulate(port: int, cpus: int | None) -> None:
+    """Run a SuperLink for Flower's simulation runtime, on loopback, until stopped. ``cpus``: what Ray counts on."""
+    here = f"127.0.0.1:{port}"
+    with _secret() as secret:
+        line = ["flower-superlink", "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
+        line += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
+        line += ["--host", "127.0.0.1", "--port", str(port)]
+        known = secret.read_bytes()
+        supervise(
+            [
+                Part("the SuperLink", lambda: _superlink(line)),
+                Part("Ray", lambda: simulator.work(here, known, cpus)),
+            ]
+        )
+
+
+@contextlib.contextmanager
+def _secret() -> Iterator[Path]:
+    """A fresh secret for a SuperLink and its worker, in a file that only they can read."""
+    with tempfile.TemporaryDirectory(prefix="mmslm-superlink-") as scratch:
+        path = Path(scratch) / "secret"
+        path.write_bytes(secrets.token_bytes(32))
+        yield path
 
 
 def _superlink(line: list[str]) -> None:

@@ -1,0 +1,59 @@
+"""One app, three runtimes: with one seed the final adapters are equal, bit for bit, in process, deployed, and on Ray."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import deployments
+import pytest
+import torch
+
+from federated.accounts import LEDGER
+from federated.deploy import loopback
+from federated.runtimes import on_deployment, on_ray
+from federated.strategy import RunFailed
+from privacy.ledger import Ledger
+
+
+def processes_of(folder):
+    """The command lines of running processes that mention ``folder``."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line and int(place.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def test_a_deployed_run_ends_as_the_run_in_process_bit_for_bit(tiny_base, tmp_path):
+    """TLS, registered keys, SuperLink, two SuperNodes and their workers, each a process of its own."""
+    settings, seen = deployments.settings(), []
+    here = deployments.in_process(settings, tiny_base, tmp_path / "here")
+    with loopback.deployed(tmp_path / "d", nodes=2) as deployment:
+        work = deployments.work(settings, tiny_base, tmp_path / "there")
+        there = on_deployment(work, deployment, wait_for=2, progress=seen.append)
+        # What the app refuses comes back in its own words, and costs no other run anything.
+        other = deployments.work(settings.model_copy(update={"seed": 1}), tiny_base, tmp_path / "there")
+        with pytest.raises(RunFailed, match="another configuration"):
+            on_deployment(other, deployment)
+    assert torch.equal(there.vector, here.vector)
+    assert there.epsilon == here.epsilon and there.history == here.history and there.lost == ()
+    assert seen[-1].round == 3 and seen[-1].epsilon == here.epsilon
+    assert Ledger.open(tmp_path / "there" / LEDGER).steps() == [0, 1, 2]
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.slow  # Ray alone starts for most of a minute
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_a_run_on_ray_ends_as_the_run_in_process_bit_for_bit(tiny_base, tmp_path):
+    settings = deployments.settings(households=4, rounds=2)
+    here = deployments.in_process(settings, tiny_base, tmp_path / "here")
+    there = on_ray(deployments.work(settings, tiny_base, tmp_path / "there"))
+    assert torch.equal(there.vector, here.vector)
+    assert there.epsilon == here.epsilon and there.history == here.history
