@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -137,6 +138,29 @@ def test_the_server_with_all_but_two_devices_sees_only_the_sum_of_the_two():
         key = agree(session.devices[helper]._masking, session.adverts[0].masking, "mask", b"s" * 32, helper, 0)
         words = words - expand(key, 20_000)
     assert uniform(words) > 1e-4  # what is left is still covered by the own mask and by the one shared with device 1
+
+
+def test_the_server_with_any_colluders_below_the_threshold_learns_the_others_sum_and_nothing_else():
+    """After a whole session: the server has taken off all own masks, and the colluders all masks that they share."""
+    session = Session(n=5, threshold=4, dimension=20_000)
+    session.vectors = {number: np.full(20_000, 0.001 * (number + 1)) for number in range(5)}
+    session.run()
+    bare = {n: session.masked[n] - expand(session.devices[n]._own_mask, 20_000) for n in range(5)}
+    for size in range(4):
+        for colluders in combinations(range(5), size):
+            honest = [number for number in range(5) if number not in colluders]
+            left = {}
+            for number in honest:
+                words = bare[number].copy()
+                for helper in colluders:
+                    device = session.devices[helper]
+                    key = agree(device._masking, session.adverts[number].masking, "mask", b"s" * 32, helper, number)
+                    mask = expand(key, 20_000)
+                    words = words - mask if number < helper else words + mask
+                left[number] = words
+            assert all(uniform(words) > 1e-5 for words in left.values()), (colluders, "a vector shows")
+            total = sum(left.values(), np.zeros(20_000, np.uint32))
+            assert np.array_equal(session.ring.decode(total), session.expected(honest))
 
 
 def test_fewer_shares_than_the_threshold_fit_every_secret():
