@@ -119,9 +119,11 @@ def run(
     failed = [entry for entry in entries if entry.error]
     for entry in failed:
         sys.stderr.write(f"mmslm caption: {entry.error}\n")
-    review = sum(entry.review and not entry.error for entry in entries)
+    unknown = sum(entry.certainty == "unknown" and not entry.error for entry in entries)
+    review = sum(entry.review and not entry.error for entry in entries) - unknown
     sys.stderr.write(
-        f"{len(entries) - len(failed)} of {len(entries)} pictures are in {out}; {review} should be checked by a person.\n"
+        f"{len(entries) - len(failed)} of {len(entries)} pictures are in {out}: {review} should be checked by a person, "
+        f"{unknown} got no text because the model cannot tell.\n"
     )
     return 2 if failed else 0
 

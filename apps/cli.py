@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from apps.commands import audit, calibrate, deploy, devices, federate, init, train
+from apps.commands import audit, calibrate, deploy, devices, federate, init, report, train
 from apps.commands.overrides import overrides as _overrides
 
 Handler = Callable[[argparse.Namespace], int]
@@ -149,6 +149,7 @@ def parser() -> argparse.ArgumentParser:
     federate.add(command)
     deploy.add(command)
     audit.add(command)
+    report.add(command)
     devices.add(command)
     init.add(command)
     calibrate.add(command)

@@ -1,6 +1,7 @@
 """``mmslm caption`` and ``mmslm ask``: the model on the command line, for one photo or a folder of them.
 
-A photo that cannot be used costs one sentence on standard error; the others are still described.
+What is printed is what the page says, in its order: warnings, what is wrong with the photo, the doubt, the words. A photo
+that cannot be used costs one sentence on standard error; the others are still described.
 """
 
 from __future__ import annotations
@@ -8,8 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from apps import quality, safety
+from apps.i18n import say
 from apps.models import find_model
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -47,8 +54,25 @@ def caption_photos(paths: list[Path], model: str | None, level: str, alt_text: P
             failed += 1
             continue
         reply = narrator.say(narrator.look(image), CAPTION_PROMPTS[level])
-        print(f"{path}: {reply.text}" if len(files) > 1 else reply.text)
+        text = framed(image, reply.text, reply.confidence, level=level)
+        print(f"{path}: {text}" if len(files) > 1 else text)
     return 2 if failed else 0
+
+
+def framed(image: Image.Image, text: str, confidence: float, *, level: str = "ask", looks: bool = False) -> str:
+    """One line as the page says it. ``looks``: the question asked for what is else left out of people."""
+    text = safety.plain(text)
+    text = text if looks else safety.people(text)
+    text = safety.sentence(safety.quoted(text) if level == "text" else text)
+    found = quality.flaws(image)
+    tier = quality.tier(confidence, found) if text else "unknown"
+    if looks and tier == "sure":
+        tier = "unsure"
+    notices = safety.notices(text) or (("unseen",) if level == "hazard" else ())
+    parts = [say(f"notice.{name}") for name in notices] + [say(f"advice.{name}") for name in found]
+    if tier != "sure":
+        parts.append(say(f"tier.{tier}"))
+    return " ".join([*parts, text] if tier != "unknown" else parts)
 
 
 def ask_photo(path: Path, question: str, model: str | None) -> int:
@@ -60,5 +84,6 @@ def ask_photo(path: Path, question: str, model: str | None) -> int:
 
     image = open_image(path)
     narrator = Narrator.load(find_model(model))
-    print(narrator.say(narrator.look(image), question).text)
+    reply = narrator.say(narrator.look(image), question)
+    print(framed(image, reply.text, reply.confidence, looks=safety.asks_for_looks(question)))
     return 0

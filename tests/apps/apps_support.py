@@ -181,6 +181,10 @@ class Client:
     def send(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
         """One event and the last state that the server sent for it."""
         self.join(event, data)
+        return self.finish()
+
+    def finish(self) -> dict[str, Any]:
+        """The last state that the server sends for the event that was joined."""
         value: Any = {}
         with urllib.request.urlopen(
             f"{self.address}/gradio_api/queue/data?session_hash={self.session}", timeout=60
@@ -192,7 +196,7 @@ class Client:
                 output = (message.get("output") or {}).get("data")
                 if message["msg"] == "process_completed":
                     if not message.get("success", True):
-                        raise RuntimeError(f"{event} failed")
+                        raise RuntimeError("the event failed")
                     return output[0] if output and isinstance(output[0], dict) and "id" in output[0] else value
                 if message["msg"] == "process_generating" and output:
                     value = patched(value, output[0])

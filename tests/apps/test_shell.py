@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from apps_support import Client, Speaker, data_url, encoded, picture
+from PIL import Image
 
 from apps import shell
 from apps.captioner import Captioner
@@ -120,21 +121,37 @@ def test_a_body_larger_than_a_photo_is_refused_declared_or_not(address: str) -> 
     connection.close()
 
 
-def test_many_people_at_once_are_all_answered_each_with_their_own_words(address: str) -> None:
+class InOrder(Speaker):
+    """Notes whose photo it looks at, by its size, and how many it holds at a time."""
+
+    def __init__(self) -> None:
+        super().__init__({CAPTION_PROMPTS["short"]: SHORT})
+        self.order: list[int] = []
+
+    def look(self, image: Image.Image) -> float:
+        self.order.append(image.width - 100)
+        return super().look(image)
+
+
+def test_fifty_people_at_once_are_all_answered_in_the_order_they_came_each_with_their_own_words() -> None:
+    """How long that takes and how much memory with the real model: ``benchmarks/apps.py --crowd 50``."""
+    narrator = InOrder()
     answers: dict[int, dict[str, object]] = {}
 
-    def one(number: int) -> None:
-        client = Client(address, f"crowd-{number}")
-        answers[number] = client.send(
-            "describe", {"id": f"id-{number}", "level": "short", "image": data_url(encoded(picture(number)))}
-        )
+    def one(client: Client, number: int) -> None:
+        answers[number] = client.finish()
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert sorted(answers) == list(range(12))
+    with shell.serve({"captioner": Captioner(narrator)}, port=0) as where:
+        threads = []
+        for number in range(50):
+            client = Client(where, f"crowd-{number}")
+            image = data_url(encoded(picture(number, size=(100 + number, 100))))
+            client.join("describe", {"id": f"id-{number}", "level": "short", "image": image})
+            threads.append(threading.Thread(target=one, args=(client, number)))
+            threads[-1].start()
+        for thread in threads:
+            thread.join(timeout=120)
+    assert sorted(answers) == list(range(50)) and narrator.order == list(range(50))
     assert all(answers[n]["id"] == f"id-{n}" and answers[n]["text"] == SHORT for n in answers)
 
 
