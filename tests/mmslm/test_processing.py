@@ -33,6 +33,13 @@ def test_every_mode_of_picture_becomes_finite_pixels(mode: str) -> None:
     assert pixels.max() <= 1.0
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "RGBA", "YCbCr"])
+def test_colours_stay_what_they_were_in_other_modes(mode: str) -> None:
+    """An inverted CMYK or a dropped alpha would still be finite pixels."""
+    plain, other = (PROCESSOR.pixels([RAMP.convert(m)]) for m in ("RGB", mode))
+    torch.testing.assert_close(other, plain, rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (3000, 2), (96, 96), (97, 95)])
 def test_every_shape_of_picture_fills_the_square(size: tuple[int, int]) -> None:
     pixels = PROCESSOR.pixels([Image.new("RGB", size, (255, 0, 128))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,24 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         train_tokenizer(LINES, None, 100)
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         MMSLMTokenizer.load(tmp_path)
+
+
+CAPTIONS = Path(__file__).parents[3] / "shared" / "data" / "coco_val2017_captions" / "captions_val2017.json"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CAPTIONS.is_file(), reason="needs ../shared/data/coco_val2017_captions")
+def test_a_corpus_of_real_captions_trains_fast_and_comes_back() -> None:
+    lines = [row["caption"] for row in json.loads(CAPTIONS.read_text(encoding="utf-8"))["annotations"]]
+    start = time.process_time()
+    tokenizer = train_tokenizer(lines, None, 4096)
+    trained = time.process_time() - start
+    start = time.process_time()
+    encoded = tokenizer(lines, add_special_tokens=False)["input_ids"]
+    spent = time.process_time() - start
+    assert len(lines) > 20_000
+    assert trained < 90
+    assert sum(map(len, lines)) / spent > 200_000, "characters a CPU-second"
+    assert sum(map(len, encoded)) / len(lines) < 20, "about a token a word"
+    for line, ids in zip(lines[::50], encoded[::50], strict=True):
+        assert tokenizer.decode_text(ids) == line

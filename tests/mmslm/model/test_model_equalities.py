@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_models import EACH, IMAGE, alone, batch_of, row, tiny_model, train_randomly
 from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
 from mmslm.model import MMSLMForConditionalGeneration, per_sample_loss
 from mmslm.model.vision import convolve_each
@@ -81,6 +82,31 @@ def test_beams_find_a_sequence_at_least_as_likely_as_greedy_search() -> None:
 
     greedy, beams = model.generate(**given, **options), model.generate(**given, **options, num_beams=8)
     assert likelihood(beams) > likelihood(greedy)
+
+
+def test_a_streamer_gets_the_tokens_that_generate_returns_and_sampling_follows_its_seed() -> None:
+    class Heard(BaseStreamer):
+        def __init__(self) -> None:
+            self.parts: list[Tensor] = []
+
+        def put(self, value: Tensor) -> None:
+            self.parts.append(value.reshape(-1))
+
+        def end(self) -> None:
+            self.parts.append(torch.tensor([], dtype=torch.long))
+
+    model, batch = make("experts"), batch_of([ROWS[0]])
+    given = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    options = {"max_new_tokens": 8, "eos_token_id": None}
+    heard = Heard()
+    said = model.generate(**given, **options, do_sample=False, streamer=heard)
+    assert torch.equal(torch.cat(heard.parts), said[0])
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(model.generate(**given, **options, do_sample=True, temperature=2.0))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_left_padded_batches_generate_what_each_sample_generates_alone() -> None:

@@ -96,21 +96,26 @@ def test_every_pictures_gradient_and_codes_are_its_own() -> None:
     torch.testing.assert_close(tokenizer.decode(codes)[:, 1:2], tokenizer.decode(codes[:, 4:8]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_language_model_writes_the_picture_that_a_word_names() -> None:
-    """Codes stand in the vocabulary behind ten words; word k is followed by the codes of picture k."""
+def test_one_language_model_writes_the_picture_that_a_word_names_and_the_word_for_a_picture() -> None:
+    """Codes stand in the vocabulary behind ten words: one model, one vocabulary, both directions (early fusion)."""
     torch.manual_seed(0)
     tokenizer, pixels = ImageTokenizer(SMALL), colours()
     train(tokenizer, pixels, 120)
     vocabulary = ImageVocabulary(first=16, codes=tokenizer.fsq.codes)
     words = torch.arange(10, 14)[:, None]
-    rows = torch.cat((torch.ones(4, 1, dtype=torch.long), words, vocabulary.to_tokens(tokenizer.encode(pixels))), dim=1)
+    start, painted_rows = torch.ones(4, 1, dtype=torch.long), vocabulary.to_tokens(tokenizer.encode(pixels))
+    rows = torch.cat((start, words, painted_rows), dim=1)
+    read = torch.cat((start, painted_rows, words), dim=1)
+    both = torch.cat((rows, read))
+    labels = both.clone()
+    labels[:4, :2], labels[4:, :-1] = -100, -100
     text = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
     model = MMSLMForConditionalGeneration(MMSLMConfig(text_config=text, vision_config={"image_size": 16}))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimiser.zero_grad()
-        model(input_ids=rows, labels=rows).loss.backward()
+        model(input_ids=both, labels=labels).loss.backward()
         optimiser.step()
     written = model.eval().generate(
         input_ids=rows[:, :2],
@@ -122,6 +127,8 @@ def test_a_language_model_writes_the_picture_that_a_word_names() -> None:
     painted = tokenizer.decode(vocabulary.to_codes(written))
     nearest = (painted[:, None] - pixels[None]).pow(2).flatten(2).mean(dim=2).argmin(dim=1)
     assert nearest.tolist() == [0, 1, 2, 3]
+    seen = model.generate(input_ids=read[:, :-1], max_new_tokens=1, do_sample=False)[:, -1:]
+    assert torch.equal(seen, words)
 
 
 def test_default_halves_stay_under_two_million_parameters() -> None:
