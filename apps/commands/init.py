@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def _init(arguments: argparse.Namespace) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not empty; give a new folder, so that nothing finished is overwritten.")
     tag = arguments.weights not in (None, "random") and not Path(arguments.weights).exists()
-    fetched = [str(name) for name in (arguments.language,) if not Path(name).exists()]
+    named = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", arguments.language) and not Path(arguments.language).exists()
+    fetched = [arguments.language] if named else []
     fetched += [f"{arguments.vision} ({arguments.weights})"] if tag else []
     if fetched and _WISHED_OFFLINE is None:
         # A name that is no folder asks for the hub; nothing else in mmslm does.
