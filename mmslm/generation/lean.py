@@ -27,9 +27,7 @@ class LeanStep:
             int(text.head_dim or 0),
         )
         self.repeats, self.slots = text.layer_repeats, text.num_hidden_layers
-        # Quantised matrices want rows, plain ones are faster on vectors.
-        plain = isinstance(model.model.language_model.layers[0].self_attn.q_proj, nn.Linear)
-        self.shape = (text.hidden_size,) if plain else (1, text.hidden_size)
+        self.size = text.hidden_size
         sign = torch.ones(self.width)
         sign[: self.width // 2] = -1.0
         self.sign = sign
@@ -43,7 +41,9 @@ class LeanStep:
     def __call__(self, token: int, cache: SlotCache) -> Tensor:
         """Logits [1, V] after `token`, which is written into the cache (of one row) and counted."""
         language, position = self.model.model.language_model, cache.length
-        x = language.embed_tokens.weight[token].view(self.shape)
+        # Quantised matrices want rows, plain ones are faster on vectors.
+        plain = isinstance(self.model.lm_head, nn.Linear)
+        x = language.embed_tokens.weight[token].view((self.size,) if plain else (1, self.size))
         cos, sin = language.rotary.span(position, position + 1, x.device)
         cos, sin = cos.view(-1).to(x.dtype), (sin.view(-1) * self.sign.to(x.device)).to(x.dtype)
         for slot in range(self.slots):
@@ -72,7 +72,7 @@ class LeanStep:
         # Queries that share a key head stand as its rows: no head is copied.
         queries = turned[:heads].view(1, shared, heads // shared, width)
         mixed = F.scaled_dot_product_attention(queries, keys[:, :, : position + 1], values[:, :, : position + 1])
-        out: Tensor = attention.o_proj(mixed.view(*self.shape[:-1], heads * width))
+        out: Tensor = attention.o_proj(mixed.view(*x.shape[:-1], heads * width))
         return out
 
 
