@@ -22,6 +22,10 @@ class DataConfig(Section):
     seed: int = Field(0, ge=0, description="of the embedded households")
     folder: Path | None = Field(None, description="coco: captions.json with images.zip or images/")
     owner_key: str | None = Field(None, description="coco: which key of an image names its owner, e.g. photographer")
+    commitment_key: Path | None = Field(
+        None,
+        description="coco: the data's secret key (default: .commitment-key beside the runs); never in a run's folder",
+    )
 
     @model_validator(mode="after")
     def _folder_with_coco(self) -> Self:

@@ -1,20 +1,21 @@
 """The report of a run: the facts that the ledger does not hold, put beside it.
 
 The unit is one household with all its photos; what is released is the noised mean update of every round, and the final
-adapters, which follow from those. The commitment's key stays beside the run and is no part of the report: who has it can
-show later which data was meant. It refuses nothing of its own; ``privacy.report`` does.
+adapters, which follow from those. The claim of a real run covers every earlier run on the data beside it; a rehearsal's
+is about itself. It refuses nothing of its own; ``privacy.report`` and ``apps.data_identity`` do.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import secrets
 from pathlib import Path
 
+from apps.data_identity import commitment, earlier_runs
 from apps.run_config import RunConfig
-from federated.reporting import claim_facts, mechanism_facts, open_report_ledger, outside_facts, sampling_facts, spent
+from federated.reporting import claim_facts, mechanism_facts, open_report_ledger, outside_facts, sampling_facts
 from federated.settings import FederatedConfig
+from privacy.events import Event
 from privacy.ledger import Ledger
 from privacy.report import (
     Claim,
@@ -22,12 +23,12 @@ from privacy.report import (
     Identity,
     Outside,
     build_report,
-    data_commitment,
     now,
     write_report,
 )
+from privacy.report.build import parent_run
+from privacy.report.recompute import Pricer, merge
 
-KEY = "commitment.key"
 MODEL = "model/model.safetensors"
 CONFIG = "config.yaml"
 
@@ -37,20 +38,29 @@ def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: di
     federated = settings.federated
     ledger = open_report_ledger(federated, folder)
     # The last word of the ledger: a model that is swapped together with its hash in the report is caught by it.
-    ledger.remark("finished", model_hash_after=file_hash(folder / MODEL))
+    data = _data_facts(settings, folder)
+    ledger.remark(
+        "finished",
+        model_hash_after=file_hash(folder / MODEL),
+        config_hash=file_hash(folder / CONFIG),
+        data_commitment=data.commitment,
+    )
+    simulation = federated.noise == "simulation"
+    parents = [] if simulation else earlier_runs(settings, folder, data.commitment)
     sampling = sampling_facts(federated, ledger)
     report = build_report(
         ledger,
         Claim(
-            epsilon=_spent(ledger, federated),
+            epsilon=_spent([merge(ledger.events()), *map(parent_run, parents)], federated),
             delta=federated.delta,
             accountant=federated.accountant,
-            simulation=federated.noise == "simulation",
+            scope="this_run" if simulation else "all_runs_on_this_data",
+            simulation=simulation,
             **claim_facts(federated),
         ),
         mechanism=mechanism_facts(federated),
         sampling=sampling,
-        data=_data_facts(settings, folder),
+        data=data,
         identity=Identity(
             name=settings.name,
             created=now(),
@@ -60,15 +70,16 @@ def write_run_report(settings: RunConfig, folder: Path, base: Path, versions: di
             model_hash_after=file_hash(folder / MODEL),
             optimizer_steps=sampling.steps,
             files={name: file_hash(folder / name) for name in (MODEL, CONFIG, *_checkpoints(folder))},
+            parents=parents,
         ),
         outside=_outside(settings),
     )
     return write_report(folder, report)
 
 
-def _spent(ledger: Ledger, federated: FederatedConfig) -> float:
-    """What the ledger's releases cost, rounded up in the fourth decimal: a claim is never below its price."""
-    return math.ceil(spent(federated, ledger) * 1e4) / 1e4
+def _spent(runs: list[tuple[Event, ...]], federated: FederatedConfig) -> float:
+    """What the runs' releases cost together, rounded up in the fourth decimal: a claim is never below its price."""
+    return math.ceil(Pricer().epsilon(runs, federated.delta, federated.accountant) * 1e4) / 1e4
 
 
 def _data_facts(settings: RunConfig, folder: Path) -> DataFacts:
@@ -78,12 +89,10 @@ def _data_facts(settings: RunConfig, folder: Path) -> DataFacts:
         if data.source == "scenes"
         else "real photos, one device per owner"
     )
-    # The embedded households are a function of the seed, so these few words are the whole data set; real photos are hashed.
-    whole = [data.model_dump_json().encode(), f"{federated.households}/{federated.photos_per_household}".encode()]
-    if data.folder is not None:
-        whole = [file_hash(path).encode() for path in sorted(data.folder.rglob("*")) if path.is_file()]
+    value, scheme = commitment(data, folder)
     return DataFacts(
-        commitment=data_commitment(_key(folder), whole),
+        commitment=value,
+        commitment_scheme=scheme,
         population=federated.photos_per_household if federated.trust == "device" else federated.households,
         population_is_public=True,
         deduplicated="households are drawn independently; no photo is at two of them"
@@ -130,15 +139,6 @@ def _outside(settings: RunConfig) -> list[Outside]:
             )
         )
     return statements
-
-
-def _key(folder: Path) -> bytes:
-    """The run's commitment key, made once, readable by its owner alone."""
-    path = folder / KEY
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
-    return bytes.fromhex(path.read_text(encoding="ascii").strip())
 
 
 def _checkpoints(folder: Path) -> list[str]:

@@ -68,7 +68,7 @@ def sha256_file(path: Path, *, chunk: int = 1 << 20) -> str:
         UnreadableError: the path is not a regular file, or cannot be read.
     """
     digest = hashlib.sha256()
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     try:
         while block := os.read(descriptor, chunk):
             digest.update(block)
@@ -165,7 +165,7 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     Raises:
         UnreadableError: it is absent, not a regular file (links included), unreadable or larger.
     """
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     try:
         size = os.fstat(descriptor).st_size
         if size > max_bytes:
@@ -232,7 +232,8 @@ def parse_json(
     return value
 
 
-def _open_regular(path: Path) -> int:
+def open_regular(path: Path) -> int:
+    """A descriptor of a regular file, for reading; the caller closes it. Raises UnreadableError for anything else."""
     # O_NOFOLLOW refuses a link in the last place; O_NONBLOCK keeps a named pipe from blocking the open.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:

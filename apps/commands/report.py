@@ -1,4 +1,4 @@
-"""``mmslm report``: a run's privacy report as a page (HTML) or as paper (PDF).
+"""``mmslm report``: a run's privacy report as a page (HTML) or as paper (PDF); signing and the rest: report_actions.
 
 The page is self-contained and loads nothing. The PDF is printed by a Chromium, Chrome or Edge on this machine, which
 writes a tagged (accessible) one and is already there on most; a library of our own would add a large dependency for a
@@ -15,20 +15,49 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from apps.commands import report_actions
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge", "msedge")
 APPLICATIONS = ("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",)
 SECONDS = 120
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """The command's arguments."""
-    report = command("report", _report, "save a privacy report as a page or a PDF")
-    report.add_argument("path", type=Path, help="a report, or a run's folder")
-    report.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .html or .pdf file")
+    """The command and its actions."""
+    report = command(
+        "report", lambda arguments: int(arguments.action(arguments)), "save a privacy report as a page or PDF, sign it, export it"
+    )
+    actions = report.add_subparsers(dest="report_command", required=True, metavar="ACTION")
+
+    def action(name: str, handler: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(action=handler)
+        return sub
+
+    def on_run(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or a report")
+        return sub
+
+    saving = on_run(action("save", _save, "save a report as a page or a PDF"))
+    saving.add_argument(
+        "--out", type=Path, default=None, metavar="FILE", help="a .html or .pdf file (default: report.html beside it)"
+    )
+    keygen = action("keygen", report_actions.keygen, "make a signing key, yours alone, and its public half beside it")
+    keygen.add_argument("file", type=Path, metavar="FILE")
+    sign = on_run(action("sign", report_actions.sign, "sign a report; an earlier signature is replaced"))
+    sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="the signing key (`mmslm report keygen`)")
+    export = on_run(action("export", report_actions.export, "write a report as a record of the OpenDP registry"))
+    export.add_argument("--opendp", type=Path, required=True, metavar="OUT", help="the YAML file to write")
+    about = "who publishes, and what for; a form is written if absent"
+    export.add_argument("--about", type=Path, required=True, metavar="FILE", help=about)
+    schema = action("schema", report_actions.schema, "print the JSON Schema of reports")
+    schema.add_argument("--out", type=Path, default=None, metavar="FILE")
 
 
-def _report(arguments: argparse.Namespace) -> int:
-    print(save(arguments.path, arguments.out))
+def _save(arguments: argparse.Namespace) -> int:
+    run: Path = arguments.run
+    out = arguments.out or (run / "report.html" if run.is_dir() else run.with_suffix(".html"))
+    print(save(run, out))
     return 0
 
 

@@ -22,6 +22,9 @@ def compose(found: Sequence[Evidence], pricer: Pricer) -> tuple[list[Check], lis
     groups: dict[str, list[Evidence]] = {}
     for evidence in found:
         groups.setdefault(evidence.report.data.commitment, []).append(evidence)
+    data_of: dict[str, set[str]] = {}  # one ledger belongs to one data set
+    for evidence in found:
+        data_of.setdefault(evidence.report.ledger.head, set()).add(evidence.report.data.commitment)
     checks: dict[int, Check] = {}
     summaries: list[Group] = []
     for commitment, members in groups.items():
@@ -32,9 +35,10 @@ def compose(found: Sequence[Evidence], pricer: Pricer) -> tuple[list[Check], lis
         )
         complete = [m for m in members if _covers(m, runs) and _follows(m, runs, pricer)]
         for member in members:
-            checks[id(member)] = worst(
-                "composition", _findings(member, members, runs, complete, pricer), _summary(member, runs)
-            )
+            findings = _findings(member, members, runs, complete, pricer)
+            if len(data_of[member.report.ledger.head]) > 1:
+                findings.append(("fail", "The same ledger was handed in as a run on other data as well."))
+            checks[id(member)] = worst("composition", findings, _summary(member, runs))
     return [replace(checks[id(evidence)], report=str(evidence.path)) for evidence in found], summaries
 
 
@@ -91,6 +95,10 @@ def _findings(
         findings.append(("fail", "The report names its own ledger as a parent."))
     if len(member.report.identity.parents) != len(member.parents):
         findings.append(("fail", "The report names one parent twice."))
+    if any(not run for run in member.parents.values()):
+        findings.append(
+            ("fail", "The report names an earlier run without a single release, as if it had cost nothing.")
+        )
     missing = set(runs) - {member.report.ledger.head, *member.parents}
     if not missing:
         return findings

@@ -5,23 +5,28 @@ And the checks on what lies outside the guarantee: trials of settings (7), check
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from privacy.audit.evidence import Evidence
 from privacy.audit.result import Check, Verdict, worst
-from privacy.canonical import UnreadableError, sha256_file
+from privacy.canonical import UnreadableError, read_bytes, sha256_file
+from privacy.events import PostProcessing
 from privacy.ledger import Ledger, LedgerError
 from privacy.report.signature import signature_problem
 
 Finding = tuple[Verdict, str]
 LEDGER_NAME = "ledger.jsonl"
+PAGE_NAME = "report.html"
 
 
 def check_integrity(evidence: Evidence, trusted_key: str | None, expected_head: str | None) -> Check:
     """2: the chain is whole, and everything that has a hash here has it still."""
     where = "the files beside it" if evidence.run_dir else "nothing beside it was handed in"
-    signed = ", the signature is good" if evidence.report.signature else ""
+    signature = evidence.report.signature
+    whose = "" if trusted_key else f" (by {signature.public_key[:12]}...: ask its owner elsewhere)" if signature else ""
+    signed = f", the signature is good{whose}" if signature else ""
     count = len(evidence.report.ledger.entries)
     return worst(
         "integrity",
@@ -56,19 +61,36 @@ def _integrity_findings(evidence: Evidence, trusted_key: str | None, expected_he
 
 def _header_findings(evidence: Evidence) -> Iterator[Finding]:
     identity, header = evidence.report.identity, evidence.entries[0].body["header"]
-    stated = {
+    report = evidence.report
+    identities = {
         "config_hash": identity.config_hash,
         "model_hash_before": identity.model_hash_before,
-        "data_commitment": evidence.report.data.commitment,
+        "model_hash_after": identity.model_hash_after,
+        "data_commitment": report.data.commitment,
     }
-    for name, value in stated.items():
+    # What the run said of itself before its first release: the chain holds it, so the report may not say otherwise.
+    begun = identities | {
+        "unit": report.claim.unit,
+        "adjacency": report.claim.adjacency,
+        "clip_norm": report.mechanism.clip_norm,
+        "noise": report.mechanism.noise,
+    }
+    for name, value in begun.items():
         if name in header and header[name] != value:
             yield "fail", f"The ledger was begun with another {name.replace('_', ' ')} than the report states."
-    for entry in evidence.entries:
-        if entry.kind == "remark" and entry.body["topic"] == "finished":
-            recorded = entry.body["public"].get("model_hash_after")
-            if recorded is not None and recorded != identity.model_hash_after:
-                yield "fail", "The ledger was ended with another model than the report states."
+    ends = [entry.body["public"] for entry in evidence.entries if entry.body.get("topic") == "finished"]
+    for end in ends:
+        for name, value in identities.items():
+            if name in end and end[name] != value:
+                what = name.replace("_hash_after", "").replace("_", " ")
+                yield "fail", f"The ledger was ended with another {what} than the report states."
+    if identity.model_hash_after is not None and not any("model_hash_after" in end for end in ends):
+        yield "flag", "Nothing in the ledger says which model the run ended with, so another could stand in its place."
+    if "data_commitment" not in header and not any("data_commitment" in end for end in ends):
+        yield (
+            "flag",
+            "Nothing in the ledger ties it to the data, so runs on one data set could be made to look unrelated.",
+        )
 
 
 def _ledger_findings(evidence: Evidence, folder: Path) -> Iterator[Finding]:
@@ -115,12 +137,27 @@ def _file_findings(evidence: Evidence, folder: Path) -> Iterator[Finding]:
             yield "flag", f"The report states no hash of the {label}."
         elif value not in hashes:
             yield "flag", f"No file in the run directory is named as the {label}, so its hash compares with nothing."
-    unnamed = _models(folder) - {str(PurePosixPath(name)) for name in identity.files}
+    if _page_differs(evidence, folder):
+        yield "flag", "report.html is not the page that this report makes; `mmslm report html` makes it anew."
+    unnamed = weights_in(folder) - {str(PurePosixPath(name)) for name in identity.files}
     if unnamed:
         yield "flag", f"The run directory holds weights that the report does not name ({sorted(unnamed)[0]})."
 
 
-def _models(folder: Path) -> set[str]:
+def _page_differs(evidence: Evidence, folder: Path) -> bool:
+    """Whether the page for people, where there is one, says something else than the report."""
+    path = folder / PAGE_NAME
+    if not os.path.lexists(path):
+        return False
+    from privacy.report.html import to_html
+
+    try:
+        return read_bytes(path) != to_html(evidence.report).encode("utf-8")
+    except UnreadableError:
+        return True
+
+
+def weights_in(folder: Path) -> set[str]:
     """Weights in the run directory, by relative path; at most a few levels deep and a few hundred."""
     found: set[str] = set()
     for pattern in ("*.safetensors", "*/*.safetensors", "*/*/*.safetensors"):
@@ -143,6 +180,11 @@ def check_trials(evidence: Evidence) -> Check:
         count = "an unknown number of" if item.count is None else str(item.count)
         if item.accounted and not evidence.report.identity.parents and item.data == "private":
             findings.append(("fail", "Trials are said to be accounted for, but the report names no earlier run."))
+        elif item.accounted and item.data == "private" and (item.count or 0) > len(evidence.report.identity.parents):
+            named = len(evidence.report.identity.parents)
+            findings.append(
+                ("flag", f"{item.count} trials are said to be accounted for; {named} earlier runs are named.")
+            )
         elif item.data == "private" and not item.accounted and item.count != 0:
             findings.append(
                 ("flag", f"Settings were chosen in {count} trials on the private data, outside the guarantee.")
@@ -170,6 +212,10 @@ def check_selection(evidence: Evidence) -> Check:
         # Choosing a checkpoint by private data, or compressing with it, shows in what is released, published or not.
         if item.published or item.kind in ("checkpoint_selection", "compression"):
             findings.append(("flag", f"Outside the guarantee ({item.kind.replace('_', ' ')}): {item.statement}"))
+    free = [entry.event.reason for entry in evidence.entries if isinstance(entry.event, PostProcessing)]
+    if free:
+        more = f" (and {len(free) - 1} more)" if len(free) > 1 else ""
+        findings.append(("flag", f"The ledger calls a step free of cost, which nobody can recompute: {free[0]}{more}"))
     said = {item.kind for item in outside}
     for entry in evidence.entries:
         if entry.kind == "remark" and entry.body["topic"] in _LOOKS and entry.body["topic"] not in said:

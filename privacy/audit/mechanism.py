@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator
 
 from privacy.audit.evidence import Evidence
+from privacy.audit.integrity import weights_in
 from privacy.audit.result import Check, Verdict, worst
+from privacy.audit.weights import steps_of_weights
 from privacy.events import CorrelatedGaussianRelease, EventError, GaussianRelease
 from privacy.report.build import noise_runs
 
@@ -84,6 +86,14 @@ def _sampler_findings(evidence: Evidence) -> Iterator[Finding]:
                             f"the sampler comes back after {cycle}."
                         ),
                     )
+                if facts.participation_bound and event.participation.max_participations < facts.participation_bound:
+                    yield (
+                        "fail",
+                        (
+                            f"The events assume at most {event.participation.max_participations} participations; the "
+                            f"sampling allows {facts.participation_bound}."
+                        ),
+                    )
             elif event.participation.min_separation > 1:
                 yield "fail", "Nothing in the sampling bounds how soon a record comes back, as the events assume."
         elif event.sampling != stated:
@@ -93,7 +103,10 @@ def _sampler_findings(evidence: Evidence) -> Iterator[Finding]:
                 if getattr(event.sampling, name) != getattr(stated, name)
             ]
             yield "fail", f"An event was accounted with {', '.join(differ)}."
-    if facts.randomness == "seeded (simulation)" and facts.scheme not in ("full", "none"):
+    drawn = facts.scheme not in ("full", "none")
+    if facts.randomness == "none" and drawn:
+        yield "fail", f"Sampling by {facts.scheme} needs chance, and the report says that there was none."
+    if facts.randomness == "seeded (simulation)" and drawn:
         if evidence.report.claim.simulation:
             yield "flag", "Who took part was drawn from a seed: a simulation, which protects no real data."
         else:
@@ -204,7 +217,8 @@ def _clipping_findings(evidence: Evidence) -> Iterator[Finding]:
             )
             break
     facts = evidence.report.sampling
-    expected = facts.batch or (facts.rate or 1.0) * (facts.population or 0)
+    population = facts.population or evidence.report.data.population or 0
+    expected = facts.batch or (facts.rate or 1.0) * population
     if expected and not math.isclose(mechanism.divisor, expected, rel_tol=0.01):
         yield (
             "flag",
@@ -288,6 +302,7 @@ def _step_findings(evidence: Evidence) -> Iterator[Finding]:
         yield "fail", f"The checkpoint took {taken} steps; the ledger records {recorded}."
     elif recorded > taken:
         yield "flag", f"The ledger records {recorded} steps, the checkpoint took {taken}: more was paid than kept."
+    yield from _checkpoint_findings(evidence, recorded)
     taken_twice = list(zip(evidence.steps, evidence.events, strict=False))  # a step may release two different sums
     repeated = len(taken_twice) - len(set(taken_twice))
     if repeated:
@@ -296,3 +311,14 @@ def _step_findings(evidence: Evidence) -> Iterator[Finding]:
         first = next(b for a, b in zip(evidence.steps, evidence.steps[1:], strict=False) if b < a)
         if first not in evidence.steps[: evidence.steps.index(first)] and not repeated:
             yield "fail", f"The ledger's steps are out of order at step {first}."
+
+
+def _checkpoint_findings(evidence: Evidence, recorded: int) -> Iterator[Finding]:
+    """Weights beside the report that say themselves how many steps they have seen."""
+    if evidence.run_dir is None:
+        return
+    for name in sorted(weights_in(evidence.run_dir)):
+        taken = steps_of_weights(evidence.run_dir / name)
+        if taken is not None and taken > recorded:
+            yield "fail", f"{name} says that it has seen {taken} steps; the ledger records {recorded}."
+            return

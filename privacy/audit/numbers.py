@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from privacy.audit.evidence import Evidence
 from privacy.audit.result import Check, Verdict, worst
 from privacy.events import GaussianRelease, Unaccountable
-from privacy.report.build import TRAJECTORY_POINTS, TRAJECTORY_WORK, runs_over_time
+from privacy.report.build import TRAJECTORY_POINTS, TRAJECTORY_WORK, profile_epsilons, runs_over_time
 from privacy.report.models import EmpiricalAudit
 from privacy.report.recompute import (
     ACCOUNTANTS,
@@ -17,6 +17,7 @@ from privacy.report.recompute import (
     TOLERANCE,
     Pricer,
     RecomputationError,
+    Run,
     without_amplification,
 )
 
@@ -26,6 +27,9 @@ _AGREEMENT = 0.02
 _PRV_ERROR = 0.011  # what Opacus' PRV accountant adds to its estimate
 _SMALL_DELTA = 1e-9
 _MOST_CANARIES = 1_000_000
+_FEW_CANARIES = 100
+_OWN_SIGNIFICANCE = 0.01  # an attack that claims more confidence than this is judged at this: it may not excuse itself
+_MOST_CANDIDATES = 20
 
 
 def check_epsilon(evidence: Evidence, pricer: Pricer) -> Check:
@@ -98,6 +102,8 @@ def _stated_rows(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
             yield "fail", f"The report says {row.epsilon:.6g} for {row.accountant}; its events give {value:.6g}."
     stated = claim.epsilon_without_amplification
     plain = [without_amplification(run) for run in evidence.runs]
+    if stated is not None and not any(plain):
+        yield "fail", "An epsilon without amplification is stated, but no event is amplified by sampling."
     if stated is not None and any(plain):
         runs = [new or old for new, old in zip(plain, evidence.runs, strict=True)]
         for accountant in (claim.accountant, "rdp"):
@@ -108,6 +114,21 @@ def _stated_rows(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
             if abs(stated - value) > _STATED * value:
                 yield "fail", f"Without amplification epsilon is {value:.6g}, not {stated:.6g}."
             break
+    elif stated is None and any(plain):
+        yield from _hidden_amplification(
+            evidence, [new or old for new, old in zip(plain, evidence.runs, strict=True)], pricer
+        )
+
+
+def _hidden_amplification(evidence: Evidence, runs: list[Run], pricer: Pricer) -> Iterator[Finding]:
+    """The claim rests on secret sampling and does not say what it is worth without."""
+    for accountant in (evidence.report.claim.accountant, "rdp"):
+        try:
+            value = pricer.epsilon(runs, evidence.report.claim.delta, accountant)
+        except RecomputationError:
+            continue
+        yield "fail", f"The report hides that without amplification by sampling epsilon is {value:.4g}."
+        return
 
 
 def _stated_curves(evidence: Evidence, pricer: Pricer) -> Iterator[Finding]:
@@ -169,47 +190,89 @@ def check_delta(evidence: Evidence) -> Check:
 
 
 def check_empirical(evidence: Evidence, pricer: Pricer) -> Check:
-    """12: no measured lower bound exceeds the claim, at the delta that it was measured at."""
+    """12: no measured lower bound exceeds the claim, at the delta that it was measured at, and the counts bear it out."""
     claim, audits = evidence.report.claim, evidence.report.audit
     if not audits:
         return Check("empirical", "not_applicable", "No attack was run against this model.")
-    findings: list[Finding] = []
-    for item in audits:
-        limit = claim.epsilon
-        if item.delta < claim.delta:  # a smaller delta allows a larger epsilon: ask the accountant there
-            try:
-                limit = max(limit, pricer.curve_epsilon(evidence.runs, item.delta)) if item.delta > 0 else float("inf")
-            except RecomputationError:
-                limit = float("inf")
-        if item.v > item.r or item.r > item.m or item.m > _MOST_CANARIES:
-            findings.append(("fail", f"An attack cannot have {item.v} right of {item.r} guesses on {item.m} canaries."))
-        elif item.lower_bound > limit:
-            findings.append(
-                (
-                    "fail",
-                    f"An attack found epsilon at least {item.lower_bound:.4g} with {item.confidence:.0%} confidence; "
-                    f"the claim allows {limit:.4g}.",
-                )
-            )
-        elif _contradicted(item, claim.epsilon, claim.delta):
-            findings.append(
-                (
-                    "fail",
-                    f"{item.v} right of {item.r} guesses on {item.m} canaries contradict epsilon {claim.epsilon:.4g} "
-                    f"with {item.confidence:.0%} confidence, whatever lower bound is stated.",
-                )
-            )
+    findings = [finding for item in audits for finding in _attack_findings(evidence, item, pricer)]
     best = max(item.lower_bound for item in audits)
     return worst("empirical", findings, f"The strongest attack shows at least {best:.3g}; claimed {claim.epsilon:.4g}.")
 
 
-def _contradicted(item: EmpiricalAudit, epsilon: float, delta: float) -> bool:
-    """Whether the stated counts alone refute the claim (Steinke, Nasr, Jagielski 2023), whatever bound is stated."""
-    from privacy.audit.empirical.one_run import steinke_p_value
+def _attack_findings(evidence: Evidence, item: EmpiricalAudit, pricer: Pricer) -> Iterator[Finding]:
+    claim = evidence.report.claim
+    if item.v > item.r or item.r > item.m or item.m > _MOST_CANARIES:
+        yield "fail", f"An attack cannot have {item.v} right of {item.r} guesses on {item.m} canaries."
+        return
+    attacked = item.details.get("ledger_head")
+    if attacked is not None and attacked != evidence.report.ledger.head:
+        yield "fail", "A measured bound is of another run: its ledger's head is not this one's."
+    checks = item.details.get("checks")
+    for check in checks if isinstance(checks, list) else []:
+        if isinstance(check, dict) and check.get("passed") is False:
+            yield (
+                "fail",
+                f"A promise was found broken ({str(check.get('check'))[:40]}): {str(check.get('reason'))[:200]}",
+            )
+    limit = claim.epsilon
+    if item.delta < claim.delta:  # a smaller delta allows a larger epsilon: ask the accountant there
+        try:
+            limit = max(limit, pricer.curve_epsilon(evidence.runs, item.delta)) if item.delta > 0 else float("inf")
+        except RecomputationError:
+            limit = float("inf")
+    borne = _borne_out(item)
+    if item.lower_bound > limit:
+        yield (
+            "fail",
+            f"An attack found epsilon at least {item.lower_bound:.4g} with {item.confidence:.0%} confidence; "
+            f"the claim allows {limit:.4g}.",
+        )
+    elif _contradicted(evidence, item, pricer):
+        yield (
+            "fail",
+            f"{item.v} right of {item.r} guesses on {item.m} canaries contradict epsilon {claim.epsilon:.4g}, "
+            "whatever lower bound and confidence are stated.",
+        )
+    elif borne is not None and abs(item.lower_bound - borne) > _STATED * max(borne, 0.1):
+        yield "fail", f"The counts of the attack ({item.method}) give {borne:.4g}, not {item.lower_bound:.4g}."
+    if item.m < _FEW_CANARIES:
+        yield "flag", f"The attack used {item.m} canaries, with which hardly anything is ever found."
 
-    candidates = item.details.get("candidates", 1)
-    shares = candidates if isinstance(candidates, int) and 1 <= candidates <= 1000 else 1
-    return steinke_p_value(item.m, item.r, item.v, epsilon, delta) <= (1 - item.confidence) / shares
+
+def _candidates(item: EmpiricalAudit) -> int:
+    found = item.details.get("candidates", 1)
+    return found if isinstance(found, int) and 1 <= found <= _MOST_CANDIDATES else 1
+
+
+def _borne_out(item: EmpiricalAudit) -> float | None:
+    """The lower bound that the stated counts give by a method that needs nothing else; None for other methods."""
+    from privacy.audit.empirical.one_run import gdp_bound, gdp_epsilon, steinke_bound
+
+    significance = (1 - item.confidence) / _candidates(item)
+    if item.method == "one run, steinke":
+        return steinke_bound(item.m, item.r, item.v, item.delta, significance)
+    if item.method == "one run, f-dp" and item.delta > 0:
+        return gdp_epsilon(gdp_bound(item.m, item.r, item.v, significance), item.delta)
+    return None
+
+
+def _contradicted(evidence: Evidence, item: EmpiricalAudit, pricer: Pricer) -> bool:
+    """Whether the counts alone refute the claim, or the curve of its events: two tests, which share the significance."""
+    from privacy.audit.empirical.one_run import curve_rejects, profile_shrink, steinke_p_value
+
+    claim = evidence.report.claim
+    share = max(1 - item.confidence, _OWN_SIGNIFICANCE) / _candidates(item) / 2
+    if steinke_p_value(item.m, item.r, item.v, claim.epsilon, claim.delta) <= share:
+        return True
+    try:
+        # The claim itself is a point of the curve; the others are what its events promise beyond it.
+        points = [(claim.epsilon, claim.delta)] + [
+            (epsilon, min(1.0, pricer.curve_delta(evidence.runs, epsilon)))
+            for epsilon in profile_epsilons(claim.epsilon)
+        ]
+    except RecomputationError:
+        return False
+    return curve_rejects(item.m, item.r, item.v, profile_shrink(points), share)
 
 
 def check_agreement(evidence: Evidence, pricer: Pricer) -> Check:

@@ -4,6 +4,7 @@
     recompute.py   epsilon from events        words.py     what an epsilon means to a person
     html.py        the page for people        opendp.py    the OpenDP deployments registry's YAML
     schema.py      the published JSON Schema  signature.py ed25519 over the canonical encoding
+    keys.py        keys in files
 
 A report that contradicts its own ledger is not written. docs/report.md describes every field.
 """
@@ -16,6 +17,7 @@ from privacy.report.build import (
     check_report,
     now,
     read_report,
+    rewrite_report,
     write_report,
 )
 from privacy.report.commitment import data_commitment
@@ -54,6 +56,7 @@ __all__ = [
     "json_schema",
     "now",
     "read_report",
+    "rewrite_report",
     "sign_report",
     "signature_problem",
     "write_report",

@@ -149,6 +149,15 @@ def write_report(run_dir: Path | str, report: dict[str, Any]) -> tuple[Path, Pat
     return json_path, html_path
 
 
+def rewrite_report(path: Path | str, report: dict[str, Any]) -> None:
+    """Put a changed report back where it was read from; a run directory's page follows. Raises as `write_report`."""
+    path = Path(path)
+    if path.name == "report.json":
+        write_report(path.parent, report)
+    else:
+        _put(path, canonical_bytes(check_report(report).to_json()) + b"\n")
+
+
 def read_report(path: Path | str) -> dict[str, Any]:
     """The report in a file, or in a run directory's report.json, as a JSON object with every field.
 

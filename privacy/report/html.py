@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 from privacy.report.charts import bar, curve_chart, hundred, line_chart
+from privacy.report.measured import measured_beside_claim, measured_in_full
 from privacy.report.models import Outside, Report
 from privacy.report.words import grade, in_a_hundred, meaning, one_in, upward
 
@@ -143,7 +144,7 @@ released, with any method, any computer and any other knowledge about the world.
 <figure>{picture}<figcaption>Plain: right by luck. Ringed: the most that the release can add.
 Empty: wrong all the same.</figcaption></figure>
 <p class="soft">The formal promise is ε = {upward(claim.epsilon)} at δ = {claim.delta:.2g}: a
-<strong>{word}</strong> guarantee. {escape(why)}</p>
+<strong>{word}</strong> guarantee. {escape(why)}</p>{measured_beside_claim(report)}
 </div></section>"""
 
 
@@ -313,12 +314,6 @@ def _evidence(report: Report) -> str:
     )
     noise = ", ".join(f"{run.value:.4g} ({run.count}×)" for run in mechanism.noise_multipliers[:6])
     more = " …" if len(mechanism.noise_multipliers) > 6 else ""
-    audits = "".join(
-        f"<li>{escape(item.method)}: with {item.confidence:.0%} confidence ε is at least <strong>{item.lower_bound:.3g}"
-        f"</strong> ({item.m} canaries, {item.v} of {item.r} guesses right). The claim is {upward(claim.epsilon)}.</li>"
-        for item in report.audit
-    )
-    measured = f"<ul>{audits}</ul>" if audits else "<p>No attack was run against this model.</p>"
     facts = [
         ("Clipping", f"{mechanism.clip_kind.replace('_', ' ')}, C = {mechanism.clip_norm:.6g}"),
         ("Noise over C", f"{noise}{more}; source: {mechanism.noise}"),
@@ -345,7 +340,7 @@ def _evidence(report: Report) -> str:
 <p>The claim, ε = {upward(claim.epsilon, 6)}, rests on the <strong>{escape(claim.accountant)}</strong> accountant.</p>
 {plain}{gdp}
 <h3>What an attack really found</h3>
-{measured}
+{measured_in_full(report)}
 <h3>How it was done</h3>
 <dl class="facts">{listed}</dl></section>"""
 

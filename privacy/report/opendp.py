@@ -10,13 +10,16 @@ refused: it is no deployment.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
 
 import yaml
 
+from privacy.canonical import read_bytes
 from privacy.report.build import ReportError, check_report
 from privacy.report.models import Report
 
@@ -70,6 +73,58 @@ class Deployment:
             raise ReportError(f"The publication date is {self.publication_date!r}; give it as YYYY-MM-DD.") from error
         if not self.authors or not all(self.authors):
             raise ReportError("A registry record names at least one author; say who answers for it.")
+
+
+FORM: Final = """# What a report cannot know, for the OpenDP deployments registry. Fill in every line.
+name:              # of the deployment, e.g. Kitchen captions
+curator:           # who publishes it
+curator_type:      # Government, Industry or Nonprofit
+description:       # what it is, in a sentence
+intended_use:      # what for
+region:            # where, e.g. Switzerland
+publication_date:  # YYYY-MM-DD
+authors: []        # who fills in this record, at least one
+sector: Technology # Technology, Healthcare, Education, Government, Energy or Finance
+federated: true    # false where the data lay in one place
+justification: Not stated.  # why these epsilon and delta
+"""
+
+
+def deployment_from(path: Path) -> Deployment:
+    """What a filled-in `FORM` says.
+
+    Raises:
+        UnreadableError: the file is absent or no small text.
+        ReportError: a line is empty, unknown or of the wrong kind; the message names it.
+    """
+    try:
+        data = yaml.safe_load(read_bytes(path, max_bytes=100_000).decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ReportError(f"{path} is not YAML; write it as the form that is made where no file is.") from None
+    known = {field.name: field for field in dataclasses.fields(Deployment)}
+    if not isinstance(data, dict) or set(data) - set(known):
+        strange = sorted(map(str, set(data) - set(known)))[:3] if isinstance(data, dict) else "no lines of the form"
+        raise ReportError(f"{path} holds {strange}; expected only {', '.join(known)}.")
+    given: dict[str, Any] = {
+        key: value.isoformat() if isinstance(value, datetime.date) else value for key, value in data.items()
+    }
+    empty = [name for name in known if name not in ("sector", "federated", "justification") and not given.get(name)]
+    if empty:
+        raise ReportError(f"{path} does not say {', '.join(empty)}; fill in every line.")
+    authors = given["authors"]
+    given["authors"] = (authors,) if isinstance(authors, str) else authors
+    choices = {"curator_type": get_args(CuratorType), "sector": get_args(Sector)}
+    for name, value in given.items():
+        if name in choices and value not in choices[name]:
+            raise ReportError(f"{path}: {name} is {str(value)[:60]!r}; expected one of {', '.join(choices[name])}.")
+        if name == "authors":
+            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+                raise ReportError(f"{path}: authors is no list of names.")
+        elif not isinstance(value, bool if name == "federated" else str):
+            raise ReportError(
+                f"{path}: {name} is {str(value)[:60]!r}; expected {'true or false' if name == 'federated' else 'text'}."
+            )
+    return Deployment(**{**given, "authors": tuple(given["authors"])})
 
 
 def registry_record(report: dict[str, Any], deployment: Deployment) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from report_samples import STEPS, change, events_of, make_run
 
 from privacy.audit import AuditResult, audit_paths
+from privacy.audit.empirical.one_run import steinke_bound
 from privacy.events import Sampling
 from privacy.report import Pricer, as_parent, sign_report, write_report
 
@@ -220,6 +221,48 @@ def test_another_data_set_than_the_ledger_was_begun_with_is_caught(run: Path, pr
     must_fail(run, pricer, "integrity")
 
 
+HEADER_LIES = {
+    "unit": "example",
+    "adjacency": "replace_one",
+    "clip_norm": 0.1,
+    "noise": "seeded (simulation)",
+}
+
+
+@pytest.mark.parametrize("name", HEADER_LIES)
+def test_what_the_ledger_was_begun_with_binds_the_report(run: Path, pricer: Pricer, name: str) -> None:
+    # A run's ledger opens with its own settings; here they differ from what the report states.
+    change(run, lambda r: r["ledger"]["entries"][0]["header"].update({name: HEADER_LIES[name]}), rechain=True)
+    must_fail(run, pricer, "integrity")
+
+
+def test_a_ledger_handed_in_for_two_data_sets_is_caught(run: Path, tmp_path: Path, pricer: Pricer) -> None:
+    shutil.copytree(run, tmp_path / "same")
+    change(tmp_path / "same", lambda report: report["data"].update(commitment="ab" * 32))
+    result = audit_paths([run, tmp_path / "same"], pricer=pricer)
+    assert [check.verdict for check in result.checks if check.id == "composition"] == ["fail", "fail"]
+
+
+def test_a_checkpoint_that_has_seen_more_steps_is_caught(run: Path, pricer: Pricer) -> None:
+    import struct
+
+    header = b'{"__metadata__":{"rounds_done":"%d"}}'
+    for steps, verdict in ((STEPS, "pass"), (STEPS + 1, "fail")):
+        (run / "round.safetensors").write_bytes(struct.pack("<Q", len(header % steps)) + header % steps)
+        found = {check.id: check.verdict for check in audit_paths([run], pricer=pricer).checks}
+        assert found["steps"] == verdict
+    for damaged in (b"", b"\xff" * 8, struct.pack("<Q", 40) + b"{", struct.pack("<Q", 2) + b"[]"):
+        (run / "round.safetensors").write_bytes(damaged)
+        assert {c.id: c.verdict for c in audit_paths([run], pricer=pricer).checks}["steps"] == "pass"
+
+
+def test_a_page_that_says_something_else_than_the_report_is_flagged(run: Path, pricer: Pricer) -> None:
+    page = run / "report.html"
+    page.write_text(page.read_text().replace("at most", "about", 1))
+    flagged = {check.id for check in audit_paths([run], pricer=pricer).checks if check.verdict == "flag"}
+    assert "integrity" in flagged
+
+
 def test_an_omitted_second_run_is_caught(run: Path, tmp_path: Path, pricer: Pricer) -> None:
     make_run(tmp_path / "second", pricer, sigmas=(1.5,) * STEPS)
     assert audit_paths([run], pricer=pricer).exit_code == 0  # alone, nothing shows
@@ -271,6 +314,14 @@ def test_epsilon_rounded_up_is_true(run: Path, pricer: Pricer) -> None:
     assert audit_paths([run], pricer=pricer).exit_code == 0
 
 
+def attack(**fields: Any) -> dict[str, Any]:
+    """An attack's entry that nothing contradicts, unless a field makes it."""
+    m, r, v = fields.get("m", 100), fields.get("r", 60), fields.get("v", 33)
+    sound = {"method": "one run, steinke", "m": m, "r": r, "v": v, "confidence": 0.95, "delta": 0.001, "details": {}}
+    bound = steinke_bound(m, r, v, 0.001, 1 - fields.get("confidence", 0.95))
+    return {**sound, "lower_bound": bound, **fields}
+
+
 OTHER_LIES = {
     "a row of another accountant": ("epsilon", lambda r: r["verification"][0].update(epsilon=1.0)),
     "a row of an unknown accountant": ("epsilon", lambda r: r["verification"][0].update(accountant="magic")),
@@ -315,6 +366,31 @@ OTHER_LIES = {
         "trials",
         lambda r: r["outside"][3].update(data="private", accounted=True),
     ),
+    "what sampling is worth, hidden": ("epsilon", lambda r: r["claim"].update(epsilon_without_amplification=None)),
+    "chance that was none": ("sampler", lambda r: r["sampling"].update(randomness="none")),
+    "an attack on another run": (
+        "empirical",
+        lambda r: r["audit"].append(attack(details={"ledger_head": "ab" * 32})),
+    ),
+    "a bound below what its counts give": ("empirical", lambda r: r["audit"].append(attack(v=58, lower_bound=0.01))),
+    "a damning attack that claims to be sure beyond all doubt": (
+        "empirical",
+        lambda r: r["audit"].append(attack(m=1000, r=1000, v=1000, confidence=1 - 1e-13, lower_bound=0.5)),
+    ),
+    "a promise found broken": (
+        "empirical",
+        lambda r: r["audit"].append(
+            attack(details={"checks": [{"check": "noise", "passed": False, "reason": "half"}]})
+        ),
+    ),
+    "an earlier run that cost nothing": (
+        "composition",
+        lambda r: r["identity"]["parents"].append({"id": "p", "ledger_head": "cd" * 32, "events": []}),
+    ),
+    "adaptive clipping whose count is the sum itself": (
+        "clipping",
+        lambda r: r["mechanism"].update(clip_kind="adaptive", count_noise_multiplier=1.2),
+    ),
     "a file outside the run": ("integrity", lambda r: r["identity"]["files"].update({"../x": "00" * 32})),
     "a file that is absent": ("integrity", lambda r: r["identity"]["files"].update({"y": "00" * 32})),
 }
@@ -336,6 +412,24 @@ FLAGS = {
     "an annex": ("selection", lambda r: r.update(annex={"clipped": 0.3})),
     "steps not in the checkpoint": ("steps", lambda r: r["identity"].update(optimizer_steps=None)),
     "another divisor": ("clipping", lambda r: r["mechanism"].update(divisor=400.0)),
+    "a step called free": (
+        "selection",
+        lambda r: r["ledger"]["entries"].append(
+            {
+                "kind": "event",
+                "index": 14,
+                "step": 11,
+                "event": {"kind": "post_processing", "reason": "x"},
+                "public": {},
+            }
+        ),
+    ),
+    "more trials than earlier runs": (
+        "trials",
+        lambda r: r["outside"][3].update(data="private", accounted=True, count=5),
+    ),
+    "few canaries": ("empirical", lambda r: r["audit"].append(attack(m=40, r=20, v=11))),
+    "a ledger that ends without naming the model": ("integrity", lambda r: r["ledger"]["entries"].pop()),
     "a model without hash": ("integrity", lambda r: r["identity"]["files"].pop("model.safetensors")),
 }
 
@@ -343,7 +437,7 @@ FLAGS = {
 @pytest.mark.parametrize("flag", FLAGS)
 def test_what_needs_weighing_is_flagged_and_does_not_fail(run: Path, pricer: Pricer, flag: str) -> None:
     check, edit = FLAGS[flag]
-    change(run, edit)
+    change(run, edit, rechain="ledger" in flag or flag == "a step called free")
     result = audit_paths([run], pricer=pricer)
     assert result.exit_code == 0, result.to_text()
     assert check in {c.id for c in result.checks if c.verdict == "flag"}, result.to_text()

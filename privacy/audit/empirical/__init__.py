@@ -2,6 +2,8 @@
 
 one_run.py      lower bounds on epsilon from one run with canaries      canaries.py    white-box canaries, audit_step
 membership.py   the loss-difference membership attack                   federated.py   the one-shot estimate (no bound)
+claim.py        an attack's entries in a report                  replay.py      a report's events made again, with canaries
+release.py      noise, clipping and sampler of a mechanism
 invariants.py   direct checks of noise, sensitivity, sampler, state     result.py      EmpiricalAudit, Finding
 """
 
