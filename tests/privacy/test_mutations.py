@@ -15,8 +15,10 @@ from report_samples import STEPS, change, events_of, make_run
 
 from privacy.audit import AuditResult, audit_paths
 from privacy.audit.empirical.one_run import steinke_bound
+from privacy.audit.evidence import read_evidence
+from privacy.audit.integrity import check_selection, check_trials
 from privacy.events import Sampling
-from privacy.report import Pricer, as_parent, sign_report, write_report
+from privacy.report import Pricer, as_parent, check_report, sign_report, write_report
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +238,21 @@ def test_what_the_ledger_was_begun_with_binds_the_report(run: Path, pricer: Pric
     must_fail(run, pricer, "integrity")
 
 
+def test_what_is_called_free_or_paid_for_is_put_to_a_person(run: Path) -> None:
+    from privacy.events import PostProcessing
+    from privacy.ledger import Entry
+
+    evidence = read_evidence(run / "report.json", run)
+    assert check_selection(evidence).verdict == "pass"
+    evidence.entries.append(Entry({"kind": "event", "index": 99}, "", PostProcessing("quantised to int8")))
+    assert (check := check_selection(evidence)).verdict == "flag" and "quantised to int8" in check.reason
+    plain = evidence.report.to_json()
+    plain["outside"][3].update(data="private", accounted=True, count=5)
+    plain["identity"]["parents"] = [{"id": "one", "ledger_head": "ab" * 32, "events": []}]
+    evidence.report = check_report(plain)
+    assert (check := check_trials(evidence)).verdict == "flag" and "5 trials" in check.reason
+
+
 def test_a_ledger_handed_in_for_two_data_sets_is_caught(run: Path, tmp_path: Path, pricer: Pricer) -> None:
     shutil.copytree(run, tmp_path / "same")
     change(tmp_path / "same", lambda report: report["data"].update(commitment="ab" * 32))
@@ -412,22 +429,6 @@ FLAGS = {
     "an annex": ("selection", lambda r: r.update(annex={"clipped": 0.3})),
     "steps not in the checkpoint": ("steps", lambda r: r["identity"].update(optimizer_steps=None)),
     "another divisor": ("clipping", lambda r: r["mechanism"].update(divisor=400.0)),
-    "a step called free": (
-        "selection",
-        lambda r: r["ledger"]["entries"].append(
-            {
-                "kind": "event",
-                "index": 14,
-                "step": 11,
-                "event": {"kind": "post_processing", "reason": "x"},
-                "public": {},
-            }
-        ),
-    ),
-    "more trials than earlier runs": (
-        "trials",
-        lambda r: r["outside"][3].update(data="private", accounted=True, count=5),
-    ),
     "few canaries": ("empirical", lambda r: r["audit"].append(attack(m=40, r=20, v=11))),
     "a ledger that ends without naming the model": ("integrity", lambda r: r["ledger"]["entries"].pop()),
     "a model without hash": ("integrity", lambda r: r["identity"]["files"].pop("model.safetensors")),
@@ -437,7 +438,7 @@ FLAGS = {
 @pytest.mark.parametrize("flag", FLAGS)
 def test_what_needs_weighing_is_flagged_and_does_not_fail(run: Path, pricer: Pricer, flag: str) -> None:
     check, edit = FLAGS[flag]
-    change(run, edit, rechain="ledger" in flag or flag == "a step called free")
+    change(run, edit, rechain="ledger" in flag)
     result = audit_paths([run], pricer=pricer)
     assert result.exit_code == 0, result.to_text()
     assert check in {c.id for c in result.checks if c.verdict == "flag"}, result.to_text()
