@@ -144,8 +144,8 @@ released, with any method, any computer and any other knowledge about the world.
 <figure>{picture}<figcaption>Plain: right by luck. Ringed: the most that the release can add.
 Empty: wrong all the same.</figcaption></figure>
 <p class="soft">The formal promise is ε = {upward(claim.epsilon)} at δ = {claim.delta:.2g}: a
-<strong>{word}</strong> guarantee. {escape(why)}</p>{measured_beside_claim(report)}
-</div></section>"""
+<strong>{word}</strong> guarantee. {escape(why)}</p>
+</div>{measured_beside_claim(report)}</section>"""
 
 
 def _whose(report: Report) -> str:

@@ -27,13 +27,14 @@ def measured_beside_claim(report: Report) -> str:
     claim = report.claim.epsilon
     shown = best.lower_bound if best.lower_bound > 0 else 0.0
     return f"""
-<h3>Somebody tried</h3>
+<div class="card"><h3>Somebody tried</h3>
 <p>The promise is a limit on paper. An attack with {best.m:,} planted participants tried to beat it. What is really lost
 lies between what it found and what is promised.</p>
 <div class="scroll"><table><caption>ε, found and promised</caption>
 <tbody><tr><th scope="row">found: at least ({sure(best.confidence)} sure)</th><td class="n">{shown:.3g}</td>
 <td>{bar(shown / claim)}</td></tr>
-<tr><th scope="row">promised: at most</th><td class="n">{upward(claim)}</td><td>{bar(1.0)}</td></tr></tbody></table></div>"""
+<tr><th scope="row">promised: at most</th><td class="n">{upward(claim)}</td><td>{bar(1.0)}</td></tr></tbody></table>
+</div></div>"""
 
 
 def measured_in_full(report: Report) -> str:
