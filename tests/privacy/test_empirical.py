@@ -50,9 +50,9 @@ TABLE = {
     (8, 100): (1.62, 2.82),
     (8, 1000): (2.54, 3.79),
 }
-# Five runs say little at epsilon 2 with 100 canaries: one run's bound has a standard deviation of 0.4, their mean
-# 0.18. Over a thousand runs no k fixed in advance reaches more than 0.19 / 0.34, so this cell is held to a little less.
-SLACK = {(2, 100): (0.05, 0.02)}
+# Five runs say little at epsilon 2 with 100 canaries: one run's bound has a standard deviation of 0.25 / 0.4. Over a
+# thousand runs no k fixed in advance reaches more than 0.20 / 0.33 (benchmarks/empirical_power.py): held to a little less.
+SLACK = {(2, 100): (0.05, 0.06)}
 
 
 def ideal_runs(epsilon: float, m: int, runs: int, seed: int = 0):
