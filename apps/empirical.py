@@ -112,6 +112,7 @@ def _run_of(folder: Path, report: Report) -> Job | None:
     from apps.run import Job
     from apps.run_config import RunConfig
     from federated.accounts import LEDGER
+    from federated.empirical import attackable
     from mmslm.config import ConfigError, load_config
 
     if not (folder / "config.yaml").is_file() or not (folder / LEDGER).is_file():
@@ -121,6 +122,8 @@ def _run_of(folder: Path, report: Report) -> Job | None:
     except ConfigError:
         return None
     federated, sampling = settings.federated, report.sampling
+    if not attackable(federated):
+        return None
     if (federated.sampling_rate, federated.clip_norm) != (sampling.rate, report.mechanism.clip_norm):
         raise ValueError(
             f"{folder / 'config.yaml'} and the report disagree about sampling rate or clipping norm; "

@@ -16,7 +16,6 @@ from apps.run_config import RunConfig
 from federated.reporting import claim_facts, mechanism_facts, open_report_ledger, outside_facts, sampling_facts
 from federated.settings import FederatedConfig
 from privacy.events import Event
-from privacy.ledger import Ledger
 from privacy.report import (
     Claim,
     DataFacts,

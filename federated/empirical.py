@@ -89,6 +89,10 @@ def attack_rounds(
     """
     if not settings.private:
         raise ValueError("this run claims no privacy, so there is nothing that an attack could contradict.")
+    if not attackable(settings):
+        raise ValueError(
+            "rounds of this mode are not attacked with canary households; attack the events (--mechanism-only)."
+        )
     multipliers = _multipliers(Ledger.open(ledger))
     fresh = secrets.randbits(62) if seed is None else seed
     attacked = _attack_settings(settings, multipliers[0], rounds=len(multipliers), canaries=canaries, seed=fresh)
@@ -107,7 +111,7 @@ def attack_rounds(
         # The server's step is the released mean itself: plain averaging with rate 1.
         released = (state.vector.double() - before.double()).float()
         before = state.vector
-        products = (directions @ released).double().numpy() * (attacked.expected_cohort / settings.clip_norm)
+        products = (directions @ released).double().numpy() * (attacked.divisor / settings.clip_norm)
         scores = scores + participation_scores(products[None], [multipliers[facts.round - 1]], [settings.sampling_rate])
         if progress is not None:
             progress(facts.round, attacked.rounds)
@@ -142,8 +146,21 @@ def check_rounds(settings: FederatedConfig, ledger: Path, folder: Path) -> list[
         seeded.mechanism,
         clip_norm=settings.clip_norm,
         noise_multiplier=noise,
-        divisor=settings.expected_cohort,
+        divisor=settings.divisor,
     ) + check_coins(real.sampler, rate=settings.sampling_rate, population=settings.households)
+
+
+def attackable(settings: FederatedConfig) -> bool:
+    """Whether the run's rounds are those that canary households know how to attack: Poisson cohorts, a trusted server, one
+    clipping norm, one release a round. Other modes are attacked by their events alone, as far as those can be made again.
+    """
+    return (
+        settings.private
+        and settings.trust == "central"
+        and settings.participation == "poisson"
+        and not settings.adaptive.enabled
+        and not settings.private_evaluation.every
+    )
 
 
 def _multipliers(ledger: Ledger) -> list[float]:
