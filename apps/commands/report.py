@@ -25,7 +25,9 @@ SECONDS = 120
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The command and its actions."""
     report = command(
-        "report", lambda arguments: int(arguments.action(arguments)), "save a privacy report as a page or PDF, sign it, export it"
+        "report",
+        lambda arguments: int(arguments.action(arguments)),
+        "save a privacy report as a page or PDF, sign it, export it",
     )
     actions = report.add_subparsers(dest="report_command", required=True, metavar="ACTION")
 

@@ -138,7 +138,7 @@ def _file_findings(evidence: Evidence, folder: Path) -> Iterator[Finding]:
         elif value not in hashes:
             yield "flag", f"No file in the run directory is named as the {label}, so its hash compares with nothing."
     if _page_differs(evidence, folder):
-        yield "flag", "report.html is not the page that this report makes; `mmslm report html` makes it anew."
+        yield "flag", "report.html is not the page that this report makes; `mmslm report save` makes it anew."
     unnamed = weights_in(folder) - {str(PurePosixPath(name)) for name in identity.files}
     if unnamed:
         yield "flag", f"The run directory holds weights that the report does not name ({sorted(unnamed)[0]})."

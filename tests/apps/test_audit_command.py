@@ -184,9 +184,9 @@ def test_the_registrys_record_is_exported_by_a_form(
 def test_page_and_schema_are_written_anew(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (run / "report.html").read_bytes()
     (run / "report.html").unlink()
-    assert cli.main(["report", "html", str(run)]) == 0
+    assert cli.main(["report", "save", str(run)]) == 0
     assert (run / "report.html").read_bytes() == page
-    assert cli.main(["report", "html", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    assert cli.main(["report", "save", str(run), "--out", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").read_bytes() == page
     capsys.readouterr()
     assert cli.main(["report", "schema"]) == 0

@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_report_becomes_a_page_of_its_own(run: Path, tmp_path: Path) -> None:
-    assert main(["report", str(run), "--out", str(tmp_path / "r.html")]) == 0
+    assert main(["report", "save", str(run), "--out", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page == (run / "report.html").read_text(encoding="utf-8") and "<script" not in page
 
@@ -32,7 +32,7 @@ def test_a_report_becomes_a_tagged_pdf(run: Path, tmp_path: Path, monkeypatch: p
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine: install it, or name it in MMSLM_CHROMIUM")
     monkeypatch.setenv("MMSLM_CHROMIUM", CHROMIUM)
-    assert main(["report", str(run / "report.json"), "--out", str(tmp_path / "r.pdf")]) == 0
+    assert main(["report", "save", str(run / "report.json"), "--out", str(tmp_path / "r.pdf")]) == 0
     printed = (tmp_path / "r.pdf").read_bytes()
     assert printed.startswith(b"%PDF") and b"/StructTreeRoot" in printed
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 2
@@ -50,7 +50,7 @@ def test_a_report_becomes_a_tagged_pdf(run: Path, tmp_path: Path, monkeypatch: p
 def test_what_cannot_be_saved_is_one_sentence(
     run: Path, tmp_path: Path, path: str, out: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", str(run / path) if path else str(run), "--out", str(tmp_path / out)]) == 2
+    assert main(["report", "save", str(run / path) if path else str(run), "--out", str(tmp_path / out)]) == 2
     said = capsys.readouterr().err.strip()
     assert words in said and "\n" not in said and list(tmp_path.iterdir()) == []
 
