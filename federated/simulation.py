@@ -18,6 +18,7 @@ from torch import nn
 
 from federated.bench import Bench, Feeder
 from federated.client_app import client_app
+from federated.device_store import DeviceStore
 from federated.devices import PhotoFeeder, Population, check_population
 from federated.grid import InProcessGrid
 from federated.job import adapted_model
@@ -57,7 +58,15 @@ def simulate(
     server = server_app(lambda _context: job, lambda _context, _job, result: results.append(result))
     keys = KeysInProcess(settings.seed if settings.noise == "simulation" else None)
     books = Books(run_dir / BOOKS, budgets)
-    devices = client_app(lambda _: make_bench(model, feeder, settings), lambda _: keys, lambda _: books)
+
+    def open_bench(_context: Context) -> Bench:
+        bench = make_bench(model, feeder, settings)
+        if settings.codec == "topk" and bench.store is None:
+            # What updates left out is private and must outlive the process: beside the run's folder, not in it.
+            bench.store = DeviceStore(run_dir.with_name(run_dir.name + "-devices"))
+        return bench
+
+    devices = client_app(open_bench, lambda _: keys, lambda _: books)
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     with InProcessGrid(devices, devices=settings.households, workers=settings.workers, absent=absent) as grid:
         server(grid, context)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
-from flwr.app import Context, RecordDict
 
 from federated.bench import Bench
-from federated.client_app import client_app
 from federated.device_store import DeviceStore, DeviceStoreError
-from federated.grid import InProcessGrid
 from federated.personal import Personal, PersonalConfig
-from federated.server_app import server_app
-from federated.strategy import Interrupted, Job
+from federated.simulation import simulate
+from federated.strategy import Interrupted
 from federated.vector import AdapterVector
 from mmslm.training import local_update
 
@@ -127,16 +123,12 @@ def test_only_the_newest_two_are_kept(tmp_path):
     assert store.load(1, "rest", before=4, dimension=2) is None
 
 
-def test_the_rests_of_topk_survive_a_stop_bit_for_bit(bench, tmp_path):
+def test_the_rests_of_topk_survive_a_stop_bit_for_bit(tiny_model, tiny_feeder, tiny_settings, tmp_path):
+    settings = tiny_settings.model_copy(update={"codec": "topk", "workers": 1})
+
     def run(name, progress=None):
-        made = bench(folder=f"{name}-devices", codec="topk", workers=1)
-        job = Job(made.settings, made.adapters.read(), made.adapters.layout(), tmp_path / name, progress)
-        results = []
-        server = server_app(lambda _c: job, lambda _c, _j, result: results.append(result))
-        context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
-        with InProcessGrid(client_app(lambda _c: made), devices=20) as grid:
-            server(grid, context)
-        return results[0]
+        model = copy.deepcopy(tiny_model)
+        return simulate(settings, model=model, feeder=tiny_feeder, run_dir=tmp_path / name, progress=progress)
 
     def stop(facts):
         if facts.round == 3:
@@ -145,4 +137,6 @@ def test_the_rests_of_topk_survive_a_stop_bit_for_bit(bench, tmp_path):
     whole = run("whole")
     with pytest.raises(Interrupted):
         run("cut", stop)
-    assert np.array_equal(run("cut").vector.numpy(), whole.vector.numpy())
+    assert torch.equal(run("cut").vector, whole.vector)
+    assert list((tmp_path / "cut-devices").rglob("residual-*.safetensors"))
+    assert not list((tmp_path / "cut").rglob("residual-*"))
