@@ -40,7 +40,7 @@ def pack(values: NDArray[Any]) -> Array:
     kind = str(values.dtype)
     if values.ndim != 1 or kind not in _DESCR:
         raise ValueError(f"an array of shape {values.shape} and {kind} was to travel; give [n] of float32 or uint8.")
-    numbers = memoryview(np.ascontiguousarray(values)).cast("B")
+    numbers = np.ascontiguousarray(values).data.cast("B")
     return Array(kind, (len(values),), SType.NUMPY, b"".join((_header(len(values), _DESCR[kind]), numbers)))
 
 
