@@ -171,6 +171,9 @@ def _sentence(item: Any, model: type[BaseModel]) -> str:
         return f"unknown key {where!r}; {hint}"
     if item["type"] == "missing":
         return f"key {where!r} is missing; add it."
+    if isinstance(item["input"], dict) and item["type"] == "value_error":
+        # A section's own check: its message says what was given; the whole section would bury it.
+        return f"{where}: {item['msg'].removeprefix('Value error, ').rstrip('.')}."
     return f"{where} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
 
 

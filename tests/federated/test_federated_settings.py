@@ -65,3 +65,14 @@ def test_flowers_configuration_in_the_project_file_lists_every_key():
         stated |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
     settings = FederatedConfig.from_run_config(stated, other_keys=OWN_KEYS)
     assert set(stated) == set(settings.to_run_config()) | OWN_KEYS  # Flower overrides no key that is missing there
+
+
+def test_a_section_that_contradicts_itself_is_told_in_its_own_words(tmp_path):
+    from mmslm.config import ConfigError, load_config
+
+    path = tmp_path / "run.yaml"
+    path.write_text("households: 1000\nrounds: 5\nsampling_rate: 0.1\ntrust: secure_aggregation\n")
+    with pytest.raises(ConfigError) as told:
+        load_config(path, FederatedConfig)
+    assert "knows whom it asked; say participation: bounded." in str(told.value)
+    assert "households" not in str(told.value) and not str(told.value).endswith("..")
