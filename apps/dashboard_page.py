@@ -103,8 +103,13 @@ def _sign(found: str) -> str:
 def _budget_sentence(opened: Opened, language: str) -> str:
     if opened.spent is None:
         return say("privacy.budget_unknown", language)
-    left = max(0.0, opened.budget - opened.spent)
-    return say("privacy.budget_sentence", language, spent=eps(opened.spent), budget=eps(opened.budget), left=eps(left))
+    return say(
+        "privacy.budget_sentence",
+        language,
+        spent=eps(opened.spent),
+        budget=eps(opened.budget),
+        left=eps(opened.left or 0.0),
+    )
 
 
 def _budget(opened: Opened, view: View, language: str) -> str:
