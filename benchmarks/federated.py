@@ -11,11 +11,13 @@ Compared, doing the same work (so many devices, one local step each, the same ba
 Two models: "mlp" of 85 thousand parameters, where the machinery shows, and "nano", the model that ships, where training
 dominates. CPU seconds are compared, because they hold on a machine that others use too; each figure is the least of the
 repeats, which alternate. Memory is what a round with 1,000 devices (a cohort of about 100) adds to the resident set.
+``--deployed`` measures the seconds of a round of a deployment on loopback instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -167,6 +169,22 @@ def measure(name: str, devices: int, rounds: int, repeats: int) -> dict[str, flo
     }
 
 
+def deployed_rounds(rounds: int) -> str:
+    """Seconds between the ends of a deployment's rounds: two nodes on loopback, TLS and keys, the model that ships."""
+    from federated.deploy import loopback
+    from federated.job import Work
+    from federated.runtimes import on_deployment
+
+    ends: list[float] = []
+    config = settings(2, rounds + 1, private=True)
+    with tempfile.TemporaryDirectory() as folder, loopback.deployed(Path(folder) / "d", nodes=2) as deployment:
+        work = Work(config, Path(folder) / "run")
+        on_deployment(work, deployment, wait_for=2, progress=lambda seen: ends.append(time.perf_counter()))
+    pauses = sorted(after - before for before, after in itertools.pairwise(ends))
+    middle, worst = pauses[len(pauses) // 2], pauses[-1]
+    return f"deployed on loopback, 2 nodes, {len(pauses)} rounds: median {middle:.2f} s a round, slowest {worst:.2f} s"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--devices", type=int, default=100)
@@ -174,7 +192,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=["mlp", "nano"], choices=["mlp", "nano"])
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--deployed", action="store_true", help="measure rounds of a deployment on loopback instead")
     arguments = parser.parse_args()
+    if arguments.deployed:
+        print(deployed_rounds(arguments.rounds))
+        return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     after_imports = psutil.Process().memory_info().rss / 1e6

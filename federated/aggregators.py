@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from federated.settings import AggregatorName
+from federated.vector import all_finite
 from privacy.clipping.vector import clip_vector
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def aggregate(
     clipped_mean. The order of devices does not matter.
     """
     rows = [updates[device] for device in sorted(updates)]
-    finite = [row for row in rows if bool(torch.isfinite(row).all())]
+    finite = [row for row in rows if all_finite(row)]
     if len(finite) < len(rows):
         logger.warning("%d updates with NaN or infinity were left out of the %s", len(rows) - len(finite), name)
     if not finite:

@@ -19,7 +19,7 @@ from torch import Tensor
 from federated.codecs import codec
 from federated.settings import CodecName
 from federated.vector import all_finite
-from federated.wire import DELTA, FACTS, UPDATE, from_array, unpack
+from federated.wire import DELTA, FACTS, UPDATE, arrays_of, from_array, metrics_of, unpack
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def admit(
             rejections.append(Rejection(device, reason, absent=_absent(message)))
             continue
         updates[device] = update
-        if (facts := message.content.metric_records.get(FACTS)) is not None:
+        if (facts := metrics_of(message.content, FACTS)) is not None:
             loss = facts.get("loss")
             if isinstance(loss, float) and math.isfinite(loss):
                 losses[device] = loss
@@ -107,7 +107,7 @@ def _judge(
             f"{'it was not used' if _absent(message) else 'it failed'}: {message.error.reason or f'error {message.error.code}'}",
             None,
         )
-    records = message.content.array_records.get(UPDATE)
+    records = arrays_of(message.content, UPDATE)
     if records is None or set(records) != {DELTA}:
         held = sorted(records) if records is not None else "no update"
         return f"its reply holds {held} where exactly one array {DELTA!r} is expected", None
@@ -132,7 +132,7 @@ def _judge(
 def _unasked(message: Message) -> str:
     """Names of what a reply carries beside its update and its loss, "" where nothing."""
     extra = sorted(set(message.content) - {UPDATE, FACTS})
-    facts = message.content.metric_records.get(FACTS)
+    facts = metrics_of(message.content, FACTS)
     if facts is not None:
         extra += sorted(set(facts) - {"loss"})
     elif FACTS in message.content:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -323,7 +324,8 @@ class Rounds:
             len(array.data)
             for reply in replies
             if reply.has_content()
-            for record in reply.content.array_records.values()
+            for record in reply.content.values()
+            if isinstance(record, ArrayRecord)
             for array in record.values()
         )
         everything = Admitted(admitted.updates, (*admitted.rejections, *absent), admitted.losses)

@@ -116,6 +116,18 @@ def _round_vector(array: Array) -> Tensor:
     return vector
 
 
+def arrays_of(content: RecordDict, name: str) -> ArrayRecord | None:
+    """The arrays called ``name``. Flower's own view of them (``array_records``) copies every record when it is asked."""
+    record = content.get(name)
+    return record if isinstance(record, ArrayRecord) else None
+
+
+def metrics_of(content: RecordDict, name: str) -> MetricRecord | None:
+    """The metrics called ``name``, as ``arrays_of``."""
+    record = content.get(name)
+    return record if isinstance(record, MetricRecord) else None
+
+
 def reply(update: Array, message: Message, *, loss: float | None = None) -> Message:
     """A device's answer. ``loss`` is given only by runs that claim no privacy."""
     content = RecordDict({UPDATE: ArrayRecord({DELTA: update})})

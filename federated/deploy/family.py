@@ -26,10 +26,14 @@ NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
 
 class Part:
-    """A forked process that runs ``work``, and is forked again when it ends."""
+    """A forked process that runs ``work``, and is forked again when it ends.
 
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
-        self.name, self._work = name, work
+    tries: how often it may end badly before its family is given up; None for always again.
+    """
+
+    def __init__(self, name: str, work: Callable[[], None], tries: int | None = None) -> None:
+        self.name, self._work, self._tries = name, work, tries
+        self._failures = 0
         self.pid = 0
         self._pause, self._due = FIRST_PAUSE, 0.0
 
@@ -45,6 +49,9 @@ class Part:
             self._pause = FIRST_PAUSE if now - self._due > 2 * LONGEST_PAUSE else min(2 * self._pause, LONGEST_PAUSE)
             self._due = now + self._pause
             code = os.waitstatus_to_exitcode(status)
+            self._failures += code != 0
+            if self._tries is not None and self._failures >= self._tries:
+                raise RuntimeError(f"{self.name} ended badly {self._failures} times")
             logger.warning("%s ended with code %d; started again in %.1f s", self.name, code, self._pause)
         if now >= self._due:
             self._fork()

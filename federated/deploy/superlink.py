@@ -30,6 +30,7 @@ from federated.deploy.family import Part, supervise
 logger = logging.getLogger(__name__)
 
 FLEET = "/v1/fleet/"
+LOCK_MILLISECONDS = 60_000
 
 
 class FleetOnlyFromOutside:
@@ -113,7 +114,7 @@ def simulate(port: int, cpus: int | None) -> None:
         supervise(
             [
                 Part("the SuperLink", lambda: _superlink(line)),
-                Part("Ray", lambda: simulator.work(here, known, cpus)),
+                Part("Ray", lambda: simulator.work(here, known, cpus), tries=5),
             ]
         )
 
@@ -142,5 +143,8 @@ def _superlink(line: list[str]) -> None:
         run(*arguments, **options | {"proxy_headers": False, "access_log": False})
 
     uvicorn.run = without_proxies
+    # Who finds the database locked waits 5 s and is refused, and the node's reply is lost. On a busy disk that is short.
+    constants = sys.modules["flwr.supercore.sql_mixin"]
+    constants.SQLITE_PRAGMAS = (*constants.SQLITE_PRAGMAS, ("busy_timeout", str(LOCK_MILLISECONDS)))
     sys.argv = line
     flower_superlink()
