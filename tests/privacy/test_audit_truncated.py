@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from report_samples import change, events_of, make_run
 
+from privacy.accounting import epsilon
 from privacy.audit import audit_paths
-from privacy.events import Sampling
+from privacy.events import GaussianRelease, Sampling
 from privacy.report import Pricer
 
 SETTINGS = [
@@ -82,3 +83,15 @@ def test_a_loose_bound_below_a_tight_one_fails(tmp_path: Path, pricer: Pricer, m
 
     monkeypatch.setattr(Pricer, "all_epsilons", broken)
     assert verdicts(tmp_path / "run", pricer)[1]["agreement"] == "fail"
+
+
+def test_next_to_no_epsilon_is_no_disagreement(tmp_path: Path, pricer: Pricer) -> None:
+    sampling = Sampling("poisson", rate=0.001, population=400)
+    event = {"sampling": sampling, "adjacency": "replace_one"}
+    make_run(
+        tmp_path / "run", pricer, sigmas=(10.0,) * 10, event=event, claim={"delta": 1e-5, "adjacency": "replace_one"}
+    )
+    priced = [GaussianRelease(10.0, sampling, count=10, adjacency="replace_one")]
+    pld, own = (epsilon(priced, 1e-5, name) for name in ("pld", "own"))
+    assert abs(pld - own) > 0.02 * pld  # of 0.001: the grid's error, not an accountant's
+    assert verdicts(tmp_path / "run", pricer)[1]["agreement"] == "pass"
