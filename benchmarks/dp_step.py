@@ -283,7 +283,7 @@ def peak(model: str, engine: str, device: str) -> float:
     answer = context.Queue()
     child = context.Process(target=_peak_child, args=(model, engine, device, BATCH, answer))
     child.start()
-    child.join(300)
+    child.join(900)
     if child.exitcode is None:
         child.kill()
     return float(answer.get()) if child.exitcode == 0 else float("nan")

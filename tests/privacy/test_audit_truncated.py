@@ -1,6 +1,6 @@
 """An honest run with a capped batch passes the audit, though the accountants' bounds for it differ; a false one fails.
 
-dp-accounting bounds a cut batch by a replacement at twice the distance: 40 % above ours in the settings here. That is
+dp-accounting bounds a cut batch by a replacement at twice the distance: some 70 % above ours in the setting here. That is
 looseness, not disagreement. What must still fail: a smaller epsilon, a larger cap than the one that ran, a cap denied.
 """
 
@@ -16,12 +16,6 @@ from privacy.accounting import epsilon
 from privacy.audit import audit_paths
 from privacy.events import GaussianRelease, Sampling
 from privacy.report import Pricer
-
-SETTINGS = [
-    pytest.param(4.0, 400, 20, id="half of the batches cut"),
-    pytest.param(2.5, 400, 25, id="one in nine cut", marks=pytest.mark.slow),
-    pytest.param(1.2, 400, 20, id="little noise", marks=pytest.mark.slow),
-]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +34,8 @@ def capped_run(folder: Path, pricer: Pricer, sigma: float, population: int, most
     return sampling
 
 
-@pytest.mark.parametrize(("sigma", "population", "most"), SETTINGS)
-def test_an_honest_run_with_capped_batches_passes(tmp_path: Path, pricer: Pricer, sigma, population, most) -> None:
-    capped_run(tmp_path / "run", pricer, sigma, population, most)
+def test_an_honest_run_with_capped_batches_passes(tmp_path: Path, pricer: Pricer) -> None:
+    capped_run(tmp_path / "run", pricer, 4.0, 400, 20)
     code, found = verdicts(tmp_path / "run", pricer)
     assert code == 0
     assert found["epsilon"] == "pass"
