@@ -155,6 +155,11 @@
     $("[data-export]").addEventListener("click", () => { if (last && !busy()) send("export", last, true); });
     $("[data-print]").addEventListener("click", () => window.print());
     $("[data-refresh]").addEventListener("click", () => { if (last) open(last, false); });
+    // Paper unfolds nothing: what is folded is opened for the print, and folded again after it.
+    const folded = () => document.querySelectorAll("#report-body details:not([open])");
+    let unfolded = [];
+    window.addEventListener("beforeprint", () => { unfolded = Array.from(folded()); unfolded.forEach((one) => { one.open = true; }); });
+    window.addEventListener("afterprint", () => { unfolded.forEach((one) => { one.open = false; }); unfolded = []; });
     m.onLanguage(() => { if (last) open(last, true); });
     m.translate(element);
     element.dataset.phase = "empty";
