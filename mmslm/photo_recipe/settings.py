@@ -51,7 +51,7 @@ class DecoderSettings(Section):
 class PublicReading(Section):
     """Private runs first read public sentences; the words of each also stand as a 'picture' before it."""
 
-    steps: int = Field(400, ge=0)
+    steps: int = Field(600, ge=0)
     batch: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
 
@@ -80,10 +80,10 @@ class PrivateTraining(Section):
     delta: float = Field(1e-4, gt=0, lt=1)
     accountant: Accountant = "pld"
     noise: Literal["simulation", "secure"] = "simulation"
-    steps: int = Field(100, ge=1)
-    sampling_rate: float = Field(0.2, gt=0, le=1)
-    clip_norm: float = Field(1.0, gt=0)
-    learning_rate: float = Field(1e-2, gt=0)
+    steps: int = Field(60, ge=1)
+    sampling_rate: float = Field(0.3, gt=0, le=1)
+    clip_norm: float = Field(0.3, gt=0)
+    learning_rate: float = Field(1.5e-3, gt=0)
     decay: bool = Field(True, description="the learning rate falls to a tenth along a cosine")
     captions: int = Field(1, ge=1, description="captions (each with a view of its own) of a photo in a step: one loss")
     train: tuple[str, ...] = Field(("",), description="prefixes of the parameters that are trained; '' is all")
