@@ -51,7 +51,7 @@ class DecoderSettings(Section):
 class PublicReading(Section):
     """Private runs first read public sentences; the words of each also stand as a 'picture' before it."""
 
-    steps: int = Field(600, ge=0)
+    steps: int = Field(300, ge=0)
     batch: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
 
