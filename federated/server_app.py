@@ -13,9 +13,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from federated.grid import InProcessGrid
 from federated.polling_grid import PollingGrid
+from federated.roster import Roster
 from federated.strategy import Job, Result, Rounds, RunFailed
 
 LONGEST_WAIT = 120.0  # seconds for the devices of a deployment to connect
+QUESTION = 15.0  # seconds for new nodes to say who they are, before they are asked again
 
 
 def server_app(open_job: Callable[[Context], Job], finish: Callable[[Context, Job, Result], None]) -> ServerApp:
@@ -28,7 +30,7 @@ def server_app(open_job: Callable[[Context], Job], finish: Callable[[Context, Jo
             grid = PollingGrid(grid)
         job = open_job(context)
         with the_only_one(job.run_dir):
-            wait_for_devices(grid, int(context.run_config.get("wait-for", 0)))
+            wait_for_devices(grid, job.settings.households, int(context.run_config.get("wait-for", 0)))
             finish(context, job, Rounds(grid, job).run())
 
     return flower_app
@@ -56,14 +58,20 @@ def the_only_one(run_dir: Path, seconds: float = 60.0) -> Iterator[None]:
         yield
 
 
-def wait_for_devices(grid: Grid, fewest: int, seconds: float = LONGEST_WAIT) -> None:
-    """Return when ``fewest`` nodes are connected. RunFailed where they are not after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while fewest and (connected := len(list(grid.get_node_ids()))) < fewest:
+def wait_for_devices(grid: Grid, devices: int, fewest: int, seconds: float = LONGEST_WAIT) -> None:
+    """Return when ``fewest`` of ``devices`` have said who they are. RunFailed where they have not after ``seconds``.
+
+    Being listed is not enough: after a restart a SuperLink lists nodes that have not come back yet.
+    """
+    deadline, roster = time.monotonic() + seconds, Roster(grid, devices)
+    while fewest:
+        roster.refresh(timeout=QUESTION)
+        if len(roster) >= fewest:
+            return
         if time.monotonic() > deadline:
             raise RunFailed(
-                f"{connected} of {fewest} devices were connected after {seconds:.0f} s; start the others, or set wait-for "
-                "to fewer. Nothing was released or spent."
+                f"{len(roster)} of {fewest} devices were connected after {seconds:.0f} s; start the others, or set "
+                "wait-for to fewer. Nothing was released or spent."
             )
         time.sleep(0.2)
 
