@@ -166,7 +166,7 @@ class PhotoAccount:
             ),
             sampling=SamplingFacts.of(self.sampler, steps=steps),
             data=DataFacts(
-                commitment=data_commitment(_key(folder), _records(photos)),
+                commitment=data_commitment(_key(recipe.cache or folder), _records(photos)),
                 population=self.photos,
                 population_is_public=True,
                 deduplicated="not done: photos of one place may be neighbours in the collection",
@@ -236,7 +236,8 @@ def _records(photos: list[CocoPhoto]) -> list[bytes]:
 
 
 def _key(folder: Path) -> bytes:
-    """The run's commitment key, made once, readable by its owner alone."""
+    """The commitment key, made once, readable by its owner alone. Runs that share a cache share it, so that an audit
+    of several sees that they are about the same photos."""
     path = folder / KEY
     if not path.exists():
         path.touch(mode=0o600)
