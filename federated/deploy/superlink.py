@@ -11,6 +11,7 @@ What it refuses: to start without the deployment's certificate and key.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import ipaddress
 import logging
 import os
@@ -144,7 +145,7 @@ def _superlink(line: list[str]) -> None:
 
     uvicorn.run = without_proxies
     # Who finds the database locked waits 5 s and is refused, and the node's reply is lost. On a busy disk that is short.
-    constants = sys.modules["flwr.supercore.sql_mixin"]
+    constants: Any = importlib.import_module("flwr.supercore.sql_mixin")
     constants.SQLITE_PRAGMAS = (*constants.SQLITE_PRAGMAS, ("busy_timeout", str(LOCK_MILLISECONDS)))
     sys.argv = line
     flower_superlink()
