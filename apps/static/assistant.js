@@ -307,13 +307,18 @@
       next();
     }
 
-    watch("value", () => {
-      const value = props.value || {};
+    function hear(value) {
       if (value.phase === "history") { keeping = Object.assign({ open: Boolean(keeping && keeping.open) }, value); show(); return; }
       if (!request || value.id !== request.id) return;
       if (value.phase === "error") {
         if (request.kind === "photo") remove(request.photo);
-        else { turns = turns.filter((turn) => turn.id !== request.id); drawTalk(); }
+        else {
+          // What was typed is not lost with the answer.
+          const box = $("[data-question]");
+          box.value = box.value || (turns.find((turn) => turn.id === request.id) || {}).question || "";
+          turns = turns.filter((turn) => turn.id !== request.id);
+          drawTalk();
+        }
         if (request.kind === "unlock") $("[data-passphrase]").focus();
         fail(value.error, value.sentence);
         next();
@@ -366,7 +371,9 @@
         next();
       }
       show();
-    });
+    }
+    watch("value", () => hear(props.value || {}));
+    m.onRefused(hear);
 
     $("[data-form]").addEventListener("submit", (event) => {
       event.preventDefault();

@@ -216,14 +216,19 @@
       describe();
     }
 
-    watch("value", () => {
-      const value = props.value || {};
+    function hear(value) {
       if (!request || value.id !== request.id) return;
       if (value.held && photo) photo.sent = true;
       if (value.lost && photo) photo.sent = false;
       if (value.phase === "error") {
         element.dataset.phase = "error";
-        if (request.kind === "ask") { answers.pop(); drawAnswers(); }
+        if (request.kind === "ask") {
+          // What was typed is not lost with the answer.
+          const box = $("[data-question]");
+          const lost = answers.pop();
+          box.value = box.value || lost.question;
+          drawAnswers();
+        }
         fail(value.error, value.sentence);
         return;
       }
@@ -244,7 +249,9 @@
           : (value.agreement ? m.t("again." + value.agreement, value) + " " : "") + plain(value));
       }
       show();
-    });
+    }
+    watch("value", () => hear(props.value || {}));
+    m.onRefused(hear);
 
     $("[data-describe]").addEventListener("click", describe);
     $("[data-purpose]").addEventListener("keydown", (event) => {

@@ -102,8 +102,7 @@
       $("[data-found-box]").hidden = !found.length;
     }
 
-    watch("value", () => {
-      const value = props.value || {};
+    function hear(value) {
       if (value.phase === "found") { list(value.found); return; }
       if (!request || value.id !== request.id || request.done) return;
       if (value.phase === "error") { fail(value.error, value.sentence); return; }
@@ -124,7 +123,9 @@
         if (value.running) clock = window.setTimeout(() => { if (element.offsetParent) open(last, true); }, EVERY);
       }
       show();
-    });
+    }
+    watch("value", () => hear(props.value || {}));
+    m.onRefused(hear);
 
     $("[data-form]").addEventListener("submit", (event) => {
       event.preventDefault();

@@ -1,7 +1,7 @@
 """Serves the apps in a process of its own for the privacy tests: records every connection out, every log line, every
 signal.
 
-Run as ``python serve_for_tests.py NOTES``; writes the address and then, at the end, what it saw into the file NOTES.
+Run as ``python serve_for_tests.py NOTES [PAGE]``; writes the address and then, at the end, what it saw into the file NOTES.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 notes = Path(sys.argv[1])
+which = sys.argv[2] if len(sys.argv) > 2 else "captioner"
 foreign: list[str] = []
 
 
@@ -44,11 +45,16 @@ logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 from apps_support import Speaker  # noqa: E402
 
 from apps import shell  # noqa: E402
+from apps.assistant import Assistant  # noqa: E402
 from apps.captioner import Captioner  # noqa: E402
+from apps.history import History, default_path  # noqa: E402
 
 
 def pages(*_: object, **__: object) -> dict[str, shell.Page]:
-    return {"captioner": Captioner(Speaker({}, confidence=0.9))}
+    narrator = Speaker({}, confidence=0.9)
+    if which == "assistant":
+        return {"assistant": Assistant(narrator, history=History(default_path(), cost=2**12))}
+    return {"captioner": Captioner(narrator)}
 
 
 shell.make_pages = pages

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from apps_support import Speaker, encoded, keep, listen, picture, said, violations
+from apps_support import Client, Speaker, data_url, encoded, keep, listen, picture, said, violations
 from PIL import Image
 
+from apps import shell
 from apps.captioner import Captioner
 from apps.shell import serve
 from mmslm.prompts import CAPTION_PROMPTS
@@ -170,6 +171,43 @@ def test_the_whole_journey_works_by_keyboard_alone_with_the_focus_always_visible
     page.wait_for_selector("[data-phase=empty]")
     assert page.evaluate("document.activeElement.matches('[data-choose]')")
     assert page.inner_text("[data-caption]") == "" and page.get_attribute("[data-preview]", "src") is None
+
+
+def test_who_comes_when_too_many_wait_hears_one_sentence_and_can_try_again(
+    chromium: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell, "MAX_WAITING", 1)
+    slow = Speaker({}, pause=0.2)
+    with serve({"captioner": Captioner(slow)}, port=0) as where:
+        page = chromium.new_page(reduced_motion="reduce")
+        page.goto(where)
+        page.wait_for_selector("[data-ready=yes]")
+        image = data_url(encoded(picture(5)))
+        crowd = [Client(where, f"crowd-{number}") for number in range(2)]
+        for number, client in enumerate(crowd):
+            client.join("describe", {"id": f"id-{number}", "level": "short", "image": image})
+            for _ in range(100):
+                if slow.looked:
+                    break
+                page.wait_for_timeout(20)
+        listen(page)
+        give(page, picture(6))
+        page.wait_for_selector("[data-phase=error]")
+        page.wait_for_timeout(150)
+        sentence = "Too many requests are waiting here already: try again in a minute."
+        assert said(page) == [["status", "Looking at the photo."], ["alert", sentence]]
+        assert page.is_hidden("[data-halt]") and page.is_visible("[data-preview]")
+        slow.pause = 0.0
+        assert [client.finish()["phase"] for client in crowd] == ["done", "done"]
+        page.click("[data-describe]")
+        done(page)
+        assert page.inner_text("[data-caption]").startswith("A red kettle")
+    # The program is gone, its page is not.
+    page.click("[data-describe]")
+    page.wait_for_selector("[data-phase=error]")
+    page.wait_for_timeout(150)
+    assert "has been stopped: start it again" in page.inner_text("[role=alert]")
+    page.close()
 
 
 def test_stop_ends_a_description_and_keeps_what_was_said(open_page: Any, speaker: Speaker) -> None:

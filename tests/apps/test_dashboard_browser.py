@@ -20,8 +20,14 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Runs in a folder that is named as a person's is, from where the program was started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("home"))
+        yield made(Path("runs"))
+
+
+def made(folder: Path) -> Path:
     forged = make_run(folder / "quickstart", Pricer())
     shutil.copytree(folder / "quickstart", folder / "forged")
     forged["claim"]["epsilon"] = 0.5
@@ -48,7 +54,7 @@ def opened(chromium: Any, address: str, **settings: Any) -> Any:
 
 
 def choose(page: Any, path: Path) -> None:
-    page.locator(".found-list button", has_text=str(path)).first.click()
+    page.locator(".found-list button").get_by_text(str(path), exact=True).click()
     page.wait_for_selector("[data-phase=done]", timeout=120000)
     page.wait_for_selector(".report-page")
     page.wait_for_timeout(200)
@@ -92,6 +98,12 @@ def test_a_folder_is_compared_and_reflows(chromium: Any, address: str, runs: Pat
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
     assert violations(page, axe_source) == []
     keep(page, "privacy-compare-320-pixels")
+    for scheme in ("light", "dark"):
+        page.set_viewport_size({"width": 1280, "height": 860})
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(200)
+        assert violations(page, axe_source) == []
+        keep(page, f"privacy-compare-{scheme}")
     page.context.close()
 
 

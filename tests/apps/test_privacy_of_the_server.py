@@ -23,17 +23,17 @@ HERE = Path(__file__).parent
 
 
 class Server:
-    """The apps in a process of their own."""
+    """One page of the apps in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, page: str) -> None:
         self.notes, self.log = folder / "notes.json", folder / "server.log"
         self.home = folder / "home"
         self.home.mkdir()
-        environment = {**os.environ, "HOME": str(self.home), "XDG_CACHE_HOME": str(self.home), "TMPDIR": str(self.home)}
-        environment["OMP_NUM_THREADS"] = "1"
+        environment = {**os.environ, "HOME": str(self.home), "TMPDIR": str(self.home)}
+        environment |= {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.home), "XDG_DATA_HOME": str(self.home)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "serve_for_tests.py"), str(self.notes)],
+                [sys.executable, str(HERE / "serve_for_tests.py"), str(self.notes), page],
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -53,8 +53,8 @@ class Server:
 
 
 @pytest.fixture()
-def server(tmp_path: Path) -> Iterator[Server]:
-    running = Server(tmp_path)
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    running = Server(tmp_path, getattr(request, "param", "captioner"))
     yield running
     if running.process.poll() is None:
         running.end(signal.SIGKILL)
@@ -105,6 +105,45 @@ def test_zero_egress_zero_residue_and_zero_content_in_logs(server: Server, tmp_p
     # The control: the search does find a needle where there is one.
     (tmp_path / "control.bin").write_bytes(b"xx" + needles[0] + b"yy")
     assert residue([tmp_path], needles) == [str(tmp_path / "control.bin")]
+
+
+def talk(client: Client, *, photo: bytes, question: str) -> list[Any]:
+    """Gives the assistant a photo and asks about it."""
+    return [
+        client.send("photo", {"id": "p1", "photo": "a", "image": data_url(photo)}),
+        client.send("ask", {"id": "q1", "question": question, "photos": ["a"]}),
+    ]
+
+
+@pytest.mark.parametrize("server", ["assistant"], indirect=True)
+def test_the_assistant_leaves_nothing_until_it_is_asked_to_keep_and_then_only_what_is_encrypted(
+    server: Server, tmp_path: Path
+) -> None:
+    photo = encoded(picture(22))
+    needles = [
+        photo[400:464],
+        data_url(photo)[600:664].encode(),
+        CANARY.encode(),
+        b"red kettle stands",
+        b"correct horse",
+    ]
+    client = Client(server.address)
+    added, answered = talk(client, photo=photo, question=f"what is {CANARY}?")
+    assert added["phase"] == "done" and "red kettle" in answered["parts"][0]["text"]
+    picked = client.send("pick", {"id": "t1", "text": f"Dear Anna, {CANARY} is on 3 March. Please answer. Regards, Jo"})
+    assert picked["phase"] == "done"
+    scratch = scratch_folders(server.process.pid)
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(scratch) == 1 and residue([tmp_path, *scratch], needles) == []
+    # Asked to keep: one more file, and still no word of it can be read.
+    assert client.send("unlock", {"id": "u1", "passphrase": "correct horse"})["phase"] == "done"
+    assert client.send("ask", {"id": "q2", "question": f"where is {CANARY}?", "photos": ["a"]})["phase"] == "done"
+    grown = {path for path in tmp_path.rglob("*") if path.is_file()} - files
+    assert len(grown) == 1 and grown.pop().stat().st_mode & 0o077 == 0
+    assert residue([tmp_path, *scratch], needles) == []
+    server.end(signal.SIGTERM)
+    assert json.loads(server.notes.read_text()) == {"foreign": [], "ended": True}
+    assert scratch_folders(server.process.pid) == [] and residue([tmp_path], needles) == []
 
 
 def test_what_a_killed_server_left_is_gone_after_the_next_start(server: Server, tmp_path: Path) -> None:
