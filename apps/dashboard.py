@@ -16,9 +16,10 @@ import os
 import re
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,13 @@ def look_at(path: Path, pricer: Pricer, *, alone: bool = False) -> View:
     for verdicts in result.reports[:MAX_LISTED]:
         opened.append(_opened(Path(verdicts.path), verdicts, pricer))
     notes = tuple(item.reason for item in result.unreadable[:3])
+    # Runs of one name are told apart by their folders.
+    named = Counter(one.name for one in opened)
+    folders = [Path(verdicts.path).parent.name for verdicts in result.reports]
+    opened = [
+        replace(one, name=f"{one.name} ({folder})") if named[one.name] > 1 and folder != one.name else one
+        for one, folder in zip(opened, folders, strict=False)
+    ]
     return View(tuple(opened), None, result, len(result.reports) - len(opened), notes)
 
 

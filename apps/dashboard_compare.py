@@ -60,11 +60,13 @@ def _row(one: Opened, titles: list[str], largest: float, language: str) -> str:
 
 
 def _extremes(view: View, language: str) -> str:
-    """The sentence of the drawing: who spent least and who most."""
+    """The sentence of the drawing: who spent least and who most, or that all spent the same."""
     known = sorted((one.spent, one.name) for one in view.opened if one.spent is not None)
     if not known:
         return say("privacy.budget_unknown", language)
     (low, least), (high, most) = known[0], known[-1]
+    if eps(low) == eps(high):
+        return say("privacy.alike", language, epsilon=eps(low))
     return say("privacy.extremes", language, least=least, low=eps(low), most=most, high=eps(high))
 
 

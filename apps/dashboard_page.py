@@ -108,7 +108,7 @@ def _budget_sentence(opened: Opened, language: str) -> str:
         language,
         spent=eps(opened.spent),
         budget=eps(opened.budget),
-        left=eps(opened.left or 0.0),
+        left=rest(opened.left or 0.0),
     )
 
 
@@ -134,8 +134,8 @@ def accounts(view: View, language: str) -> str:
 
     def cells(spent: float | None, budget: float) -> str:
         left = None if spent is None else max(0.0, budget - spent)
-        values = (spent, budget, left)
-        return "".join(f'<td class="n">{"?" if value is None else eps(value)}</td>' for value in values)
+        values = ("?" if spent is None else eps(spent), eps(budget), "?" if left is None else rest(left))
+        return "".join(f'<td class="n">{escape(value)}</td>' for value in values)
 
     body = "".join(
         f'<tr><th scope="row">{escape(say("privacy.each_device", language, run=one.name))}</th>'
@@ -311,6 +311,11 @@ def _running(running: Running, language: str) -> str:
 
 def eps(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.3g}"
+
+
+def rest(value: float) -> str:
+    """What is left of a budget: below a hundredth the digits are the search's for the noise, and tell a person nothing."""
+    return "< 0.01" if 0 < value < 0.01 else eps(value)
 
 
 def paragraph(sentence: str) -> str:

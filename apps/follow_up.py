@@ -44,6 +44,8 @@ _OTHER = re.compile(
     r"|^(?:那)?另(?:外)?一?(?:张|个|幅)(?:照片)?(?:呢)?\W*$"
     r"|^و(?:ماذا عن )?(?:ال)?(?:أخرى|آخر|صورة الأخرى)\W*$"
 )
+# "In the other one" turns to a photo, never to other things of the same one.
+_A_PHOTO = re.compile(r"\b(?:in|on|en|dans|sur|auf|photos?|pictures?|fotos?)\b|照片|张|صورة")
 _NUMBERED = re.compile(
     r"^(?:and |what about |how about )?(?:(?:in|on) )?(?:the )?"
     r"(?:(?:photo|picture) (?:number )?(?P<digit>[1-9])|(?P<word>first|second|third|fourth|last)(?: (?:one|photo|picture))?)\W*$"
@@ -69,7 +71,7 @@ def follow(question: str, before: Before, photos: tuple[str, ...]) -> Followed |
     """
     plain = re.sub(r"\s+", " ", unicodedata.normalize("NFC", question).strip().lower())
     if _OTHER.match(plain):
-        return _other(before, photos)
+        return _other(before, photos, elsewhere=bool(_A_PHOTO.search(plain)))
     numbered = _NUMBERED.match(plain)
     if numbered:
         digit = numbered.group("digit")
@@ -92,14 +94,14 @@ def follow(question: str, before: Before, photos: tuple[str, ...]) -> Followed |
     return Followed(question)
 
 
-def _other(before: Before, photos: tuple[str, ...]) -> Followed | None:
+def _other(before: Before, photos: tuple[str, ...], *, elsewhere: bool) -> Followed | None:
     if not (before.question or before.level):
         return None
     rest = tuple(name for name in photos if name not in before.photos)
     if rest:
         return Followed(before.question, before.level, rest)
     thing = subject(before.question)
-    if thing is None or thing.startswith("other "):
+    if elsewhere or thing is None or thing.startswith("other "):
         return None
     return Followed(_replaced(before.question, f"other {thing}"))
 

@@ -46,7 +46,8 @@ NOTICES = ("moving", "touching")
 # In this order: what may hurt somebody is understood before what is only convenient. Chinese words stand alone, the
 # others begin a word.
 _WORDS: dict[str, str] = {
-    "move": r"walk|cross(?:ing)?\b|street|road|traffic|stair|steps?\b|kerb|curb|sidewalk|pavement|path\b|obstacle|way ahead"
+    "move": r"walk|trip(?:ping)? over|stumbl"
+    r"|cross(?:ing)?\b|street|road|traffic|stair|steps?\b|kerb|curb|sidewalk|pavement|path\b|obstacle|way ahead"
     r"|caminar|andar|cruzar|calle|escalera|acera|obst[aá]culo|marcher|traverser|rue\b|escalier|trottoir|obstacle"
     r"|gehen|laufen|(?:ü|ue)berquer|stra(?:ß|ss)e|treppe|gehweg|hindernis|走路|行走|过马路|马路|街道|楼梯|台阶|障碍|المشي|أمشي|عبور"
     r"|أعبر|شارع|الشارع|طريق|الطريق|درج|الدرج|سلم|عائق",

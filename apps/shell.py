@@ -381,6 +381,7 @@ def launch(
     ended = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    tell("mmslm is starting; the model is being loaded.")
     pages = make_pages(which, model_dir, reports, local=is_loopback(host))
     with serve(pages, host=host, port=port, auth=pair) as address:
         tell(f"mmslm is at {address} (Ctrl-C ends it). It works offline and keeps photos in memory only.")

@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the apps, and axe-core, where the machine has them; else the tests say what is
+"""One Chromium for each file of tests, and axe-core, where the machine has them; else the tests say what is
 missing.
 """
 
@@ -11,9 +11,11 @@ import pytest
 from apps_support import AXE, CHROMIUM
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """One browser for the whole session."""
+    """One browser for a file of tests: while it is open, Playwright keeps an event loop running in this thread, and no
+    test of another file could start one.
+    """
     if CHROMIUM is None:
         pytest.skip(
             "there is no Chromium on this machine: install it (apt-get install chromium), or name it in MMSLM_CHROMIUM"

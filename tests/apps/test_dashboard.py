@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from apps.dashboard import Dashboard, look_at
-from apps.dashboard_page import outcome, render, summary
+from apps.dashboard_page import outcome, render, rest, summary
 from apps.sessions import Trouble
 from privacy.report import Pricer
 
@@ -109,7 +110,7 @@ def test_what_a_report_says_cannot_become_markup(runs: Path) -> None:
 
 def test_a_folder_is_compared(runs: Path) -> None:
     value = open_path(runs)
-    assert "3 reports were checked; 1 of them are not proven." in value["summary"] and not value["single"]
+    assert "3 reports were checked; not proven: 1." in value["summary"] and not value["single"]
     assert value["html"].count('class="badge') == 3 and "second" in value["html"]
 
 
@@ -129,6 +130,21 @@ def test_runs_are_compared_by_privacy_quality_bytes_and_rounds_and_the_sentence_
     assert f'<td class="n">{low:.2f} / 8.00</td>' in page and f'<td class="n">{high:.2f} / ' in page
     # 12,288 numbers of four bytes.
     assert page.count("49.2 kB") == 1 and page.count("CIDEr") == 1 and "how long its rounds took" in page
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders_and_equal_ones_are_said_to_be_equal(
+    tmp_path: Path, pricer: Pricer
+) -> None:
+    make_run(tmp_path / "first", pricer)
+    shutil.copytree(tmp_path / "first", tmp_path / "copied")
+    page = open_path(tmp_path)["html"]
+    assert ">first</th>" in page and ">first (copied)</th>" in page
+    assert re.search(r"Each spent the same, epsilon \d\.\d\d\.", page) and "spent most" not in page
+
+
+@pytest.mark.parametrize(("left", "shown"), [(3.8e-5, "< 0.01"), (0.0, "0.00"), (0.01, "0.01"), (5.123, "5.12")])
+def test_a_rest_of_nearly_nothing_is_no_row_of_digits(left: float, shown: str) -> None:
+    assert rest(left) == shown
 
 
 def test_what_each_participant_and_each_data_set_has_left_is_a_table(tmp_path: Path, pricer: Pricer) -> None:
@@ -183,7 +199,7 @@ def test_a_dropped_folder_is_opened_as_one_run_or_as_several_and_leaves_nothing_
 
     one = drop("first")
     assert one["single"] and "What it bought" in one["html"] and "first &lt;b&gt;" in one["html"]
-    assert "3 reports were checked; 1 of them are not proven." in drop("first", "second", "forged")["summary"]
+    assert "3 reports were checked; not proven: 1." in drop("first", "second", "forged")["summary"]
     assert drop("going")["running"]
     assert list(tmp_path.iterdir()) == []
 

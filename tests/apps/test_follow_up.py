@@ -66,6 +66,7 @@ def test_a_photo_can_be_named_by_its_number(question: str, photo: str) -> None:
     ("question", "before"),
     [
         ("and the other one?", Before()),
+        ("and in the other one?", Before("what colour is the cup?", photos=("a",))),
         ("and photo 2?", Before()),
         ("and photo 9?", CUP),
         ("how many?", Before()),

@@ -40,6 +40,9 @@ def test_the_page_speaks_the_browsers_language(chromium: Any, address: str, axe_
         code,
         "rtl" if code in RIGHT_TO_LEFT else "ltr",
     ]
+    for part in ("nav a", "[data-describe]", "[data-ask]"):
+        found = page.evaluate("(s) => getComputedStyle(document.querySelector(s)).direction", part)
+        assert found == ("rtl" if code in RIGHT_TO_LEFT else "ltr"), part
     assert page.inner_text("#captioner-title") == own["captioner.title"]
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
     listen(page)

@@ -29,6 +29,7 @@ def describe(page: Captioner, purpose: str, level: str = "short", **more: Any) -
     [
         ("Alt text for a shop page", "publish"),
         ("is it safe to walk here?", "move"),
+        ("will I trip over something?", "move"),
         ("reading a label", "read"),
         ("which pills are these", "medicine"),
         ("can I eat this", "food"),
