@@ -97,4 +97,8 @@ def grade(epsilon: float) -> tuple[str, str]:
 
 def one_in(delta: float) -> str:
     """A small probability as people say it: 'one in 100,000'."""
-    return f"one in {round(1 / delta):,}" if delta > 0 else "never"
+    if delta <= 0:
+        return "never"
+    if delta < 1e-15:  # nobody reads sixteen digits, and 1 / delta may be infinite
+        return "less than one in a million billions"
+    return f"one in {round(1 / delta):,}"

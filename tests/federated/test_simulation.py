@@ -280,7 +280,15 @@ def test_a_run_stopped_between_rounds_resumes_bit_for_bit(start, tmp_path, after
     assert Ledger.open(tmp_path / "cut" / LEDGER).steps() == list(range(5))
 
 
-def test_ctrl_c_in_the_middle_of_a_round_says_where_the_run_stands(start, tiny_feeder):
+@pytest.fixture
+def python_handles_ctrl_c():
+    """As in a program of its own: tests before this one, in the same process, may have left another handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_the_middle_of_a_round_says_where_the_run_stands(start, tiny_feeder, python_handles_ctrl_c):
     whole = start("whole")
 
     class Stopping:
