@@ -25,6 +25,8 @@ from federated.deploy.programs import free_port
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 240.0
+# Ray takes 127.0.0.1 for "whatever others reach this machine by" and would listen there. Linux has more of loopback.
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 
 
 def work(superlink: str, secret: bytes, cpus: int | None) -> None:
@@ -52,7 +54,7 @@ def _start_ray(cpus: int | None) -> None:
 
     port, *agents = (free_port() for _ in range(5))
     line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-    line += ["--include-dashboard=false", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    line += ["--include-dashboard=false", f"--node-ip-address={LOOPBACK}", f"--port={port}"]
     # Ray waits 15 s for its agents to choose ports; what is given needs no waiting for.
     names = (
         "dashboard-agent-grpc-port",
@@ -69,7 +71,11 @@ def _start_ray(cpus: int | None) -> None:
         try:
             # As Flower would: Ray's workers find the packages where this process has them.
             paths = ":".join(filter(None, sys.path))
-            ray.init(address=f"127.0.0.1:{port}", runtime_env={"env_vars": {"PYTHONPATH": paths}})
+            ray.init(
+                address=f"{LOOPBACK}:{port}",
+                _node_ip_address=LOOPBACK,
+                runtime_env={"env_vars": {"PYTHONPATH": paths}},
+            )
         except Exception as error:
             ray.shutdown()
             if head.poll() is not None or time.monotonic() > deadline:

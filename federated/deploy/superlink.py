@@ -25,6 +25,7 @@ from typing import Any
 from flwr.supercore.constant import TaskType
 
 from federated.deploy import server_worker, simulator
+from federated.deploy.called_off import stop_the_dead
 from federated.deploy.credentials import Deployment
 from federated.deploy.family import Part, supervise
 
@@ -91,15 +92,21 @@ def serve(deployment: Deployment, *, host: str) -> None:
 
     logger.debug("loaded %s", job.__name__)
     os.umask(0o077)  # the database and the log say which device took part when
-    certificate = (deployment.superlink / "ca.crt").read_bytes()
+    authority = deployment.superlink / "ca.crt"
+    certificate = authority.read_bytes()
     here = f"127.0.0.1:{deployment.port}"
     tasks = {TaskType.SERVER_APP: lambda token: serve_run(here, certificate, token, app)}
+
+    def work(known: bytes) -> None:
+        stop_the_dead(here, authority)
+        server_worker.work(here, certificate, known, tasks)
+
     with _secret() as secret:
         line, known = command(deployment, host=host, secret=secret), secret.read_bytes()
         supervise(
             [
                 Part("the SuperLink", lambda: _superlink(line)),
-                Part("its worker", lambda: server_worker.work(here, certificate, known, tasks)),
+                Part("its worker", lambda: work(known)),
             ]
         )
 

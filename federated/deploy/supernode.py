@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+from federated.deploy.called_off import tasks_end_with_their_message
 from federated.deploy.credentials import NodeFolder
 from federated.deploy.family import Part, speak, supervise
 from federated.deploy.programs import environment, free_port
@@ -80,6 +81,9 @@ def _node(line: list[str], poll: float) -> None:
     # Flower's loop sleeps 3 s when no message waits and 0.5 s while the worker works, and has no switch for either.
     start_client_internal.time = SimpleNamespace(  # type: ignore[assignment]
         sleep=lambda seconds: time.sleep(min(seconds, poll if seconds > 1 else 0.05))
+    )
+    start_client_internal._pull_and_store_message = tasks_end_with_their_message(
+        start_client_internal._pull_and_store_message
     )
     sys.argv = line
     flower_supernode()

@@ -20,7 +20,7 @@ import httpx
 from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
@@ -35,6 +35,17 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 logger = logging.getLogger(__name__)
 
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+MESSAGE_SECONDS = 5.0  # for a task's message to be there
+
+
+class _Client(RuntimeHttpClient):
+    """Flower's client. A node makes a task a moment before it stores the task's message, and we may be that quick."""
+
+    def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
+        deadline = time.monotonic() + MESSAGE_SECONDS
+        while not (answer := super().PullMessages(request)).messages_list and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return answer
 
 
 def work(runtime: str, secret: bytes, app: ClientApp, *, poll: float = 0.1) -> None:
@@ -86,7 +97,7 @@ def serve_one(runtime: str, token: str, app: ClientApp) -> None:
 
 
 def _client(runtime: str, identity: Any, component: str) -> RuntimeHttpClient:
-    return RuntimeHttpClient.from_server_address(
+    return _Client.from_server_address(
         server_address=runtime,
         insecure=True,  # loopback: the node and its worker are on one machine
         root_certificates=None,
