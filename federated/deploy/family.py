@@ -220,5 +220,9 @@ def speak() -> None:
     for handler in list(logging.getLogger().handlers):
         logging.getLogger().removeHandler(handler)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    # Flower's logger was made with its parent's standard error, which a test runner may have closed since.
+    for handler in logging.getLogger("flwr").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
     for chatty in ("flwr", "httpx", "httpcore", "alembic"):
         logging.getLogger(chatty).propagate = False

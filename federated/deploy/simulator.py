@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -67,20 +68,31 @@ def _start_ray(cpus: int | None) -> None:
     parent = os.getpid()
     head = subprocess.Popen(line, stdin=subprocess.DEVNULL, preexec_fn=lambda: die_with(parent))
     deadline = time.monotonic() + START_SECONDS
-    while True:
+    # As Flower would: Ray's workers find the packages where this process has them.
+    paths = ":".join(filter(None, sys.path))
+    error: Exception | None = None
+    while head.poll() is None and time.monotonic() < deadline:
+        if not _listens(port):
+            time.sleep(0.2)  # Ray's own wait for it is half a minute long
+            continue
         try:
-            # As Flower would: Ray's workers find the packages where this process has them.
-            paths = ":".join(filter(None, sys.path))
             ray.init(
                 address=f"{LOOPBACK}:{port}",
                 _node_ip_address=LOOPBACK,
                 runtime_env={"env_vars": {"PYTHONPATH": paths}},
             )
-        except Exception as error:
+        except (RuntimeError, OSError, ray.exceptions.RayError) as said:
             ray.shutdown()
-            if head.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Ray did not start within {START_SECONDS:.0f} s: {error}") from error
+            error = said
             time.sleep(1)
         else:
             logger.info("Ray is up")
             return
+    raise RuntimeError(
+        f"Ray did not start within {START_SECONDS:.0f} s: {error or 'it ended or does not listen'}"
+    ) from error
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
