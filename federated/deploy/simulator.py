@@ -54,7 +54,8 @@ def _start_ray(cpus: int | None) -> None:
     import ray
 
     port, *agents = (free_port() for _ in range(5))
-    line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    line = [sys.executable, "-m", "federated.deploy.ray_head", str(agents[1]), str(START_SECONDS)]
+    line += ["start", "--head", "--block", "--disable-usage-stats"]
     line += ["--include-dashboard=false", f"--node-ip-address={LOOPBACK}", f"--port={port}"]
     # Ray waits 15 s for its agents to choose ports; what is given needs no waiting for.
     names = (
