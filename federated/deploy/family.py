@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from federated.deploy.programs import be_quiet
+
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a part that died is started again
@@ -154,6 +156,7 @@ class Family:
                     if ctypes.CDLL(None, use_errno=True).setns(place.fileno(), NEW_NETWORK):
                         raise OSError(ctypes.get_errno(), "cannot enter the network namespace", str(network))
             os.environ.update(environment)
+            be_quiet()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
             speak()

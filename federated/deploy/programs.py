@@ -46,6 +46,17 @@ def environment(home: Path, threads: int = 1) -> dict[str, str]:
     return found
 
 
+def be_quiet() -> None:
+    """Turn off in this process, and in those it starts, what calls elsewhere, also where Flower has been imported already.
+
+    Flower reads its telemetry switch once, when it is imported; a fork of a process that has imported it never asks again.
+    """
+    os.environ.update(QUIET)
+    from flwr.supercore import telemetry
+
+    telemetry.FLWR_TELEMETRY_ENABLED = "0"
+
+
 def free_port() -> int:
     """A port on loopback that was free a moment ago."""
     with socket.socket() as probe:

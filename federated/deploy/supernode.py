@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from federated.deploy.called_off import tasks_end_with_their_message
 from federated.deploy.credentials import NodeFolder
 from federated.deploy.family import Part, speak, supervise
-from federated.deploy.programs import environment, free_port
+from federated.deploy.programs import be_quiet, environment, free_port
 
 logger = logging.getLogger(__name__)
 
@@ -92,5 +92,6 @@ def _node(line: list[str], poll: float) -> None:
 def main_in(nodes: Sequence[NodeFolder], *, superlink: str | None, poll: float, own: str) -> None:
     """``serve`` with the environment and the log of a program of its own. Each node's state lies in its folder."""
     os.environ.update(environment(nodes[0].folder / "flwr"))
+    be_quiet()
     speak()
     serve(nodes, superlink=superlink, poll=poll, own=own)
