@@ -87,8 +87,12 @@ def _start_ray(cpus: int | None) -> None:
             error = said
             time.sleep(1)
         else:
-            logger.info("Ray is up")
-            return
+            while time.monotonic() < deadline and head.poll() is None:
+                # A node is listed before what it has is known, and Flower asks once.
+                if any(node["Resources"].get("CPU") for node in ray.nodes()):
+                    logger.info("Ray is up")
+                    return
+                time.sleep(0.2)
     raise RuntimeError(
         f"Ray did not start within {START_SECONDS:.0f} s: {error or 'it ended or does not listen'}"
     ) from error
