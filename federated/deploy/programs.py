@@ -26,6 +26,7 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "RAY_agent_register_timeout_ms": "300000",  # the raylet ends itself where its agents need longer than its 30 s
     "RAY_worker_register_timeout_seconds": "300",  # importing torch on a busy machine takes longer than its minute
 }
 
