@@ -183,6 +183,8 @@ class Captioner:
                 tier = min(tier, update["tier"], key=quality.TIERS.index)
                 if plan.brief:
                     text = safety.shorten(safety.redact(text))
+                if session.turns:
+                    session.turns[-1]["tier"] = tier
                 yield {**update, "text": text, "tier": tier, "notices": _warned(text, level, meant)}
                 if update["phase"] == "stopped":
                     return
@@ -236,7 +238,8 @@ class Captioner:
                         return
                 others.append(update["text"])
             spans, agreement = quality.compare(held.text, others)
-            tier = {"agree": "sure", "differ": "unsure", "nothing": "unsure"}[agreement]
+            # Looks that agree may agree on an error: they never make a doubtful description a sure one.
+            tier = "sure" if agreement == "agree" and turn.get("tier") == "sure" else "unsure"
             if quality.SPOILING.intersection(held.flaws):
                 tier = "unsure"
             yield {

@@ -173,6 +173,13 @@ def test_check_again_looks_several_times_and_says_whether_the_looks_agree() -> N
     assert list(Captioner(narrator).again({"id": "a"}, "p"))[-1]["error"] == "error.lost"
 
 
+def test_looks_that_agree_do_not_make_a_doubtful_description_a_sure_one() -> None:
+    page = Captioner(Speaker({CAPTION_PROMPTS["short"]: SHORT}, confidence=0.6))
+    assert describe(page)[-1]["tier"] == "unsure"
+    last = list(page.again({"id": "a"}, "p"))[-1]
+    assert last["agreement"] == "agree" and last["tier"] == "unsure"
+
+
 def test_the_page_is_built_of_one_component_with_private_events() -> None:
     demo = captioner.build(Speaker())
     events = {target[1] for item in demo.config["dependencies"] for target in item["targets"]}
