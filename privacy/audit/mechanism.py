@@ -319,7 +319,11 @@ def _checkpoint_findings(evidence: Evidence, recorded: int) -> Iterator[Finding]
         return
     header = evidence.entries[0].body.get("header") if evidence.entries else None
     if isinstance(header, dict) and header.get("kind") == "device":
-        return  # one device's ledger; what the server made of its updates counts the server's rounds
+        yield (
+            "flag",
+            "The ledger is one device's; weights beside it count the server's rounds and were not compared with it.",
+        )
+        return
     for name in sorted(weights_in(evidence.run_dir)):
         taken = steps_of_weights(evidence.run_dir / name)
         if taken is not None and taken > recorded:
