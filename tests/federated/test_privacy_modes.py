@@ -83,6 +83,23 @@ def test_the_noise_of_the_rounds_is_correlated_as_the_encoder_says(make, tmp_pat
     np.testing.assert_allclose(np.array(released), np.linalg.solve(dense, np.array(white)), atol=std * 2e-3)
 
 
+@pytest.mark.parametrize("length", [1e6, math.nan])
+def test_one_device_moves_a_bounded_release_by_the_clipping_norm_at_most(make, tmp_path, length):
+    """Zero-out neighbours under one seed: the noise cancels, and what is left is the device's share."""
+    settings = make(**BOUNDED)
+    released = []
+    for name, value in (("with", length), ("without", 0.0)):
+        (tmp_path / name).mkdir()
+        account = BoundedAccount(settings, tmp_path / name, fresh=True)
+        device = account.cohort(0, range(20))[0]
+        update = torch.zeros(50)
+        update[3] = value
+        released.append(account.release(0, {device: update}, 50).double() * settings.divisor)
+    moved = float(torch.linalg.vector_norm(released[0] - released[1]))
+    expected = settings.clip_norm if math.isfinite(length) else 0.0
+    assert moved == pytest.approx(expected, rel=5e-3, abs=1e-6)
+
+
 def test_the_whole_run_is_one_event_and_its_sensitivity_is_that_of_the_worst_unit(start, tmp_path):
     result = start(**BOUNDED)
     ledger = Ledger.open(tmp_path / "run" / LEDGER)
