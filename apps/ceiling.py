@@ -21,7 +21,7 @@ from federated.job import adapted_model
 from federated.settings import FederatedConfig
 from mmslm.data.collate import Collator
 from mmslm.pretrained import save_model
-from mmslm.training import AdamW, Batch, Progress, fit, sample_losses
+from mmslm.training import AdamW, Batch, Progress, bfloat16_products, fit, sample_losses
 
 
 def train_ceiling(
@@ -46,7 +46,7 @@ def train_ceiling(
     )
 
     def losses_of(module: nn.Module, batch: Batch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=federated.autocast):
+        with bfloat16_products("cpu", federated.autocast):
             return sample_losses(module, batch)
 
     batches = _batches(settings, federated, population, Collator(processor, seed=federated.seed))

@@ -28,7 +28,7 @@ from torch import Tensor
 from federated.accounts import open_ledger
 from federated.bench import Bench
 from federated.settings import FederatedConfig
-from mmslm.training import Batch, sample_losses
+from mmslm.training import Batch, bfloat16_products, sample_losses
 from privacy.accounting.calibration import calibrate_noise
 from privacy.budget import Budget, BudgetExceeded
 from privacy.clipping.kinds import FlatClip
@@ -207,7 +207,7 @@ def train_privately(bench: Bench, device: int, round_number: int, start: Tensor,
                 first += _rows(batch)
                 if len(rows):
                     part = {name: value[rows] for name, value in batch.items()}
-                    with torch.autocast(part["labels"].device.type, torch.bfloat16, enabled=settings.autocast):
+                    with bfloat16_products(part["labels"].device.type, settings.autocast):
                         losses = sample_losses(bench.model, part)
                     private.backward(losses)
             private.step()

@@ -131,7 +131,8 @@ class FederatedConfig(Section):
     local_learning_rate: float = Field(default=0.1, gt=0, le=1000)
     local_batch: int = Field(default=4, ge=1, le=10_000, description="photos in one local step")
     autocast: bool = Field(
-        default=False, description="bfloat16 products in the local pass (twice as fast on a CPU); updates stay float32"
+        default=False,
+        description="bfloat16 products in the local pass, where the processor has them; updates stay float32",
     )
     codec: CodecName = Field(default="fp32", description="how updates travel; topk keeps a residual on the device")
     gate_norm: float | None = Field(

@@ -25,7 +25,7 @@ from mmslm.model import load_tier
 from mmslm.model.modeling import MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor
 from mmslm.tokenizer import MMSLMTokenizer, train_tokenizer
-from mmslm.training import AdamW, Batch, Progress, fit
+from mmslm.training import AdamW, Batch, Progress, bfloat16_products, fit
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _train(recipe: BaseRecipe, out: Path, model: MMSLMForConditionalGeneration, 
     first = _restore(checkpoint, model, update) if checkpoint.exists() else 0
 
     def losses_of(module: nn.Module, batch: Batch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.autocast):
+        with bfloat16_products("cpu", settings.autocast):
             return batches.losses(module, batch)
 
     with (

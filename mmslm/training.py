@@ -13,6 +13,7 @@ zero.)
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -167,6 +168,18 @@ class AdamW:
         return self.optimiser.state_dict()
 
 
+@functools.lru_cache(maxsize=1)
+def _cpu_emulates_bfloat16() -> bool:
+    """Whether this x86 processor has no bfloat16 products; emulated, a training step takes ten times as long."""
+    found = torch.cpu.get_capabilities()
+    return found.get("architecture") == "x86_64" and not (found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def bfloat16_products(kind: str, wanted: bool) -> torch.autocast:
+    """Products in bfloat16 on devices of ``kind`` ("cpu", "cuda"), where ``wanted`` and the processor has them."""
+    return torch.autocast(kind, torch.bfloat16, enabled=wanted and not (kind == "cpu" and _cpu_emulates_bfloat16()))
+
+
 def repeat(batches: Sequence[Batch]) -> Iterator[Batch]:
     """The batches of a device, again and again: local steps may outnumber its batches."""
     if not batches:
@@ -187,11 +200,11 @@ def local_update(
     """Train ``parameters`` in place for ``steps`` SGD steps on one device's batches; returns the last loss.
 
     The rest of the model stays as it is, and nothing leaves the device: the caller forms the delta. ``autocast`` forms
-    products in bfloat16; parameters and updates stay float32.
+    products in bfloat16 where the processor has them; parameters and updates stay float32.
     """
 
     def losses_of(module: nn.Module, batch: Batch) -> Tensor:
-        with torch.autocast(batch["labels"].device.type, torch.bfloat16, enabled=autocast):
+        with bfloat16_products(batch["labels"].device.type, autocast):
             return sample_losses(module, batch)
 
     update = SGD(list(parameters.values()), learning_rate)
