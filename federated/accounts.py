@@ -117,14 +117,7 @@ def planned_noise(settings: FederatedConfig) -> float:
         check_split(settings, noise)
         return noise
     if settings.noise_multiplier is None:
-        noise = calibrate_noise(
-            settings.epsilon,
-            settings.delta,
-            sampling=sampling,
-            steps=settings.rounds,
-            accountant=settings.accountant,
-            unit="user",
-        )
+        noise = _calibrated(settings, sampling)
         check_split(settings, noise)
         return noise
     check_split(settings, settings.noise_multiplier)
@@ -138,6 +131,18 @@ def planned_noise(settings: FederatedConfig) -> float:
     )
     check_affordable(settings, probe.event(LABEL))
     return settings.noise_multiplier
+
+
+def _calibrated(settings: FederatedConfig, sampling: Sampling) -> float:
+    """The least noise multiplier at which the rounds alone keep the budget."""
+    return calibrate_noise(
+        settings.epsilon,
+        settings.delta,
+        sampling=sampling,
+        steps=settings.rounds,
+        accountant=settings.accountant,
+        unit="user",
+    )
 
 
 def noise_beside_evaluations(settings: FederatedConfig, sampling: Sampling) -> float:
@@ -163,14 +168,7 @@ def noise_beside_evaluations(settings: FederatedConfig, sampling: Sampling) -> f
             f"the {beside.count} evaluations alone take nine tenths of epsilon {settings.epsilon:g}; give "
             "private_evaluation.noise_multiplier a larger number, or evaluate less often."
         )
-    low = calibrate_noise(
-        settings.epsilon,
-        settings.delta,
-        sampling=sampling,
-        steps=settings.rounds,
-        accountant=settings.accountant,
-        unit="user",
-    )
+    low = _calibrated(settings, sampling)
     high = 2 * low
     while cost(high) > settings.epsilon:
         low, high = high, 2 * high
