@@ -19,7 +19,7 @@ from torch import Tensor
 from federated.codecs import codec
 from federated.settings import CodecName
 from federated.vector import all_finite
-from federated.wire import DELTA, FACTS, UPDATE, arrays_of, from_array, metrics_of, unpack
+from federated.wire import DELTA, FACTS, UPDATE, arrays_of, metrics_of, unpack, view
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _judge(
         return f"its reply carries {unasked}, which nobody asked for and nothing weighs", None
     try:
         if codec_name == "fp32":
-            update = from_array(records[DELTA], dimension)
+            update = view(records[DELTA], dimension)
         else:
             update = codec(codec_name).decode(unpack(records[DELTA], "uint8"), dimension)
     except (ValueError, TypeError) as error:

@@ -72,8 +72,10 @@ def check_vector(vector: Tensor, dimension: int) -> None:
 
 
 def all_finite(vector: Tensor) -> bool:
-    """Whether every number is finite: the float64 sum of float32 numbers is finite if and only if each of them is."""
-    return math.isfinite(float(vector.sum(dtype=torch.float64)))
+    """Whether every number of ``vector [d]`` float32 is finite."""
+    # A sum of squares that is finite has finite numbers only, and takes a tenth of the time. Squares of numbers above
+    # 1e19 overflow; then the float64 sum decides, which is finite if and only if each float32 number is.
+    return math.isfinite(float(torch.dot(vector, vector))) or math.isfinite(float(vector.sum(dtype=torch.float64)))
 
 
 def norm_quantiles(updates: Iterable[Tensor]) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from federated.vector import AdapterVector
+from federated.vector import AdapterVector, all_finite
 
 
 def make():
@@ -68,3 +68,14 @@ def test_layout_tells_shapes_apart_that_have_one_length():
 def test_a_model_without_adapters_is_refused():
     with pytest.raises(ValueError, match="no adapters"):
         AdapterVector({})
+
+
+def test_finite_is_told_from_not_finite_whatever_the_size_of_the_numbers():
+    large = torch.full((5,), torch.finfo(torch.float32).max)
+    assert all_finite(large) and all_finite(-large) and all_finite(torch.zeros(0))
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        for place in (0, 4):
+            vector = large.clone()
+            vector[place] = bad
+            assert not all_finite(vector)
+            assert not all_finite(torch.zeros(5).index_fill(0, torch.tensor([place]), bad))
