@@ -21,6 +21,8 @@ import yaml
 from apps.run_config import RunConfig
 from mmslm.config import ConfigError, config_hash, load_config
 
+CEILING = "-without-privacy"
+BESIDE = (CEILING, "-secret", "-devices")  # what lies beside a run's folder, for nobody else's eyes
 HELD_OUT = 1_000_000  # households from here on never train
 REPORTED = ("mmslm", "torch", "transformers", "flwr", "opacus", "dp-accounting", "numpy")
 
@@ -70,8 +72,9 @@ def run_folder(settings: RunConfig, out: Path | None, *, restart: bool) -> Path:
     if restart and folder.exists():
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         folder.rename(aside)
-        if (beside := Job(settings, folder).beside).exists():
-            beside.rename(Job(settings, aside).beside)
+        for suffix in BESIDE:
+            if (beside := folder.with_name(folder.name + suffix)).exists():
+                beside.rename(aside.with_name(aside.name + suffix))
         print(f"the earlier run is now in {aside}")
     return folder
 
@@ -188,7 +191,7 @@ class Job:
     @property
     def beside(self) -> Path:
         """Where the ceiling lives: not in the run's folder, which is what one hands to an auditor."""
-        return self.folder.with_name(self.folder.name + "-without-privacy")
+        return self.folder.with_name(self.folder.name + CEILING)
 
     @property
     def base(self) -> Path:

@@ -9,9 +9,10 @@ devices, one of which always answers zero.
     BoundedAccount  the server adds the noise, correlated over the rounds where ``bands`` > 1 (DP-FTRL)
     SecureAccount   the devices add it, and the server sees sums only (``federated.secure_rounds``)
 
-What the next round needs (who came when; the noise of the last rounds) is written to ``secret/`` BEFORE a round is
-released, readable by the owner alone: whoever has the noise can take it away. After a crash, seeded noise repeats the
-round; with secure noise the round is lost, its participations and its noise stay counted, and the run goes on.
+What the next round needs (who came when; the noise of the last rounds) is written to ``RUN-secret/`` BEFORE a round is
+released, readable by the owner alone: whoever has the noise can take it away. It lies beside the run's folder, which is
+what one hands to an auditor. After a crash, seeded noise repeats the round; with secure noise the round is lost, its
+participations and its noise stay counted, and the run goes on.
 
 What it refuses: secret state that is missing or damaged while the model has seen rounds.
 """
@@ -43,8 +44,14 @@ from privacy.sampling import GuardedArrivals
 
 logger = logging.getLogger(__name__)
 
-SECRET = "secret"
+SECRET = "-secret"
 KEPT = 2
+
+
+def secret_folder(run_dir: Path) -> Path:
+    """Where a run keeps its past noise and who took part: beside its folder, never in it."""
+    run_dir = run_dir.resolve()
+    return run_dir.with_name(run_dir.name + SECRET)
 
 
 def participation_of(settings: FederatedConfig) -> Participation:
@@ -91,15 +98,15 @@ class BoundedAccount(LedgeredAccount):
         self.event = run_event(settings, self.noise_multiplier)
         self.arrivals = GuardedArrivals(settings.households, settings.cohort, participation_of(settings))
         self.noise = correlated_noise(settings)
-        self.store = SecretStates(run_dir / SECRET, settings.fingerprint())
+        self.store = SecretStates(secret_folder(run_dir), settings.fingerprint())
         self._paid = self.store.newest()
         self._chosen: list[int] = []
         if self.ledger.events() and self._paid == 0 and not self.repeatable:
             logger.warning("the run was paid for and no round was begun; going on with the first")
         if self._paid and not self.ledger.events():
             raise AccountError(
-                f"the ledger {self.path} lists no release, but {self._paid} rounds were begun; put the right ledger back, "
-                "or begin anew in another run directory."
+                f"the ledger {self.path} lists no release, but {self._paid} rounds were begun (says "
+                f"{self.store.folder}); put the right ledger back, or begin anew in another run directory."
             )
 
     def rounds_paid(self, rounds_done: int) -> int:

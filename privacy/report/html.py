@@ -318,7 +318,7 @@ def _evidence(report: Report) -> str:
         ("Clipping", f"{mechanism.clip_kind.replace('_', ' ')}, C = {mechanism.clip_norm:.6g}"),
         ("Noise over C", f"{noise}{more}; source: {mechanism.noise}"),
         ("Divided by", f"{mechanism.divisor:.6g}" + (" (a public constant)" if mechanism.divisor_is_public else "")),
-        ("Precision", ", ".join(f"{key} {value}" for key, value in mechanism.dtypes.items()) or "not stated"),
+        ("Precision", ", ".join(f"{key} {value}" for key, value in sorted(mechanism.dtypes.items())) or "not stated"),
         ("Who takes part", SCHEMES[sampling.scheme].format(unit=_unit(report)) + f" ({sampling.sampler})"),
         ("Rate", _rate(report)),
         ("Steps", str(sampling.steps)),
@@ -327,7 +327,10 @@ def _evidence(report: Report) -> str:
         ("Copies", report.data.deduplicated),
         ("Seen before, in public", report.data.public_pretraining),
         ("Tokenizer trained on", report.data.tokenizer_trained_on),
-        ("Software", ", ".join(f"{key} {value}" for key, value in report.identity.software.items()) or "not stated"),
+        (
+            "Software",
+            ", ".join(f"{key} {value}" for key, value in sorted(report.identity.software.items())) or "not stated",
+        ),
     ]
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts)
     return f"""

@@ -169,7 +169,7 @@ def test_a_bounded_run_with_secure_noise_loses_the_round_and_keeps_its_noise(sta
         start("cut", **BOUNDED, noise="secure")
     resumed = start("cut", **BOUNDED, noise="secure")
     assert resumed.lost == (3,) and [facts["round"] for facts in resumed.history] == [1, 2, 3, 5, 6]
-    secret = tmp_path / "cut" / "secret"
+    secret = tmp_path / "cut-secret"
     assert secret.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in secret.iterdir())
 
@@ -181,13 +181,13 @@ def test_without_its_secret_state_a_bounded_run_is_refused(start, tmp_path):
 
     with pytest.raises(Interrupted):
         start(progress=stop, **BOUNDED, noise="secure")
-    newest = sorted((tmp_path / "run" / "secret").iterdir())[-1]
+    newest = sorted((tmp_path / "run-secret").iterdir())[-1]
     data = bytearray(newest.read_bytes())
     data[-1] ^= 1
     newest.write_bytes(bytes(data))
     with pytest.raises(AccountError, match="damaged"):
         start(**BOUNDED, noise="secure")
-    for path in (tmp_path / "run" / "secret").iterdir():
+    for path in (tmp_path / "run-secret").iterdir():
         path.unlink()
     with pytest.raises(AccountError, match="nobody knows who took part"):
         start(**BOUNDED, noise="secure")

@@ -12,7 +12,7 @@ import pytest
 from report_samples import make_run
 from scipy.stats import norm
 
-from privacy.report import Pricer, Report, check_report
+from privacy.report import Pricer, Report, check_report, read_report, write_report
 from privacy.report.charts import ticks
 from privacy.report.html import to_html
 from privacy.report.models import Point
@@ -209,3 +209,11 @@ def test_a_simulation_and_an_example_level_claim_say_so(report: Report) -> None:
     assert "rehearsal on made-up data" in to_html(check_report(data))
     data["claim"]["unit"] = "example"
     assert "A single photo is protected, not a person" in to_html(check_report(data))
+
+
+def test_the_page_written_is_the_page_that_the_file_makes(tmp_path: Path) -> None:
+    plain = make_run(tmp_path / "run", Pricer())
+    plain["identity"]["software"] = {"torch": "2", "mmslm": "1"}  # canonical JSON sorts names, a program need not
+    plain["mechanism"]["dtypes"] = {"update": "float32", "noise": "float64"}
+    file, page = write_report(tmp_path, plain)
+    assert page.read_text(encoding="utf-8") == to_html(check_report(read_report(file)))
