@@ -66,11 +66,13 @@ class Assistant:
             name = field_of(data, "photo", 40)
             if session.stopping(request) or session.stopping(name):
                 return
-            if len(session.photos) >= MAX_PHOTOS:
+            # A photo that is sent again takes its own place.
+            others = [one for one in session.photos if one.name != name]
+            if len(others) >= MAX_PHOTOS:
                 raise Trouble("assistant.full")
             held = hold(session, self.narrator, data.get("image"))
             held.name = name
-            session.photos.append(held)
+            session.photos[:] = [*others, held]
             yield {"phase": "done", "photo": name, "advice": list(held.flaws)}
 
         return guarded(work(), request, {"kind": "photo"})
@@ -130,7 +132,7 @@ class Assistant:
             # Only what "forget this photo" needs to know is kept: which photos a turn was about.
             session.turns.append({"id": request, "photos": [one.name for one in held]})
             self._keep(session, {"id": request, "question": question, "level": level, "parts": parts})
-            yield {"phase": phase, "parts": parts, **frame}
+            yield {"phase": phase, "parts": parts, "keeping": session.key is not None, **frame}
 
         return guarded(work(), request, {"kind": "ask"})
 
@@ -145,7 +147,7 @@ class Assistant:
                 raise Trouble("summary.empty")
             found = asdict(summary.summarise(text))
             self._keep(session, {"id": request, "summary": found})
-            yield {"phase": "done", "summary": found}
+            yield {"phase": "done", "summary": found, "keeping": session.key is not None}
 
         return guarded(work(), request, {"kind": "pick"})
 

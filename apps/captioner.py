@@ -192,7 +192,9 @@ class Captioner:
             said.append(update["text"])
 
     def ask(self, data: Mapping[str, Any], page: str | None) -> Iterator[Update]:
-        """Answers ``data["question"]`` about the photo that is held, without encoding it again."""
+        """Answers ``data["question"]`` about the photo that is held, without encoding it again; ``data["image"]`` brings
+        it back where a server before this one held it.
+        """
         request = request_id(data)
         session = self.sessions.of(page)
 
@@ -200,6 +202,9 @@ class Captioner:
             question = field_of(data, "question", MAX_QUESTION)
             if not question:
                 raise Trouble("error.no_question")
+            if data.get("image"):
+                session.photos[:] = [hold(session, self.narrator, data["image"])]
+                session.turns.clear()
             if not session.photos:
                 raise Trouble("error.lost")
             looks = safety.asks_for_looks(question)
@@ -215,7 +220,7 @@ class Captioner:
                 # Asked for outright, looks are answered; but never as if they were certain.
                 if looks and update.get("tier") == "sure":
                     update = {**update, "tier": "unsure"}
-                yield update
+                yield {"held": True, **update}
 
         return guarded(work(), request, {"kind": "ask"})
 

@@ -13,7 +13,7 @@ from typing import Any
 from apps.i18n import words
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("core.js", "captioner.js", "assistant.js", "dashboard.js")
+SCRIPTS = ("line.js", "core.js", "captioner.js", "assistant.js", "dashboard.js")
 SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif")
 
 

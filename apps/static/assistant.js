@@ -10,13 +10,15 @@
     const $ = (selector) => element.querySelector(selector);
     const status = $("[data-status]");
     const alertBox = $("[data-alert]");
-    let photos = [];      // {id, url, number, ready, ticked, advice}
+    let photos = [];      // {id, url, blob, number, ready, ticked, advice, lost}: lost with the program that had it
     let turns = [];       // {id, question, key, asked, parts: [{photo, text, tier, notices}]} or {id, summary}; kept: an earlier one
     let keeping = null;   // {offered, kept, path, open}
     let waiting = [];     // photos still to be sent
+    const sentAgain = {}; // {id: what to do when a lost photo has been sent again}
     let request = null;   // {id, kind, done}
     let count = 0;
 
+    const later = (event, data) => m.send(trigger, event, data);
     const busy = () => Boolean(request && !request.done);
 
     function frame(part) {
@@ -172,9 +174,8 @@
       request.photo = photo;
       const ready = await m.prepare(photo.blob);
       if (!request || request.id !== id) return;
-      photo.blob = null;
       if (ready.error) { remove(photo); fail(ready.error); next(); return; }
-      trigger("photo", { id: id, photo: photo.id, image: ready.data });
+      later("photo", { id: id, photo: photo.id, image: ready.data });
     }
 
     function take(given) {
@@ -251,7 +252,25 @@
       turns.push({ id: id, question: question, key: key, parts: [], many: ticked.length > 1 });
       drawTalk();
       show();
-      trigger("ask", { id: id, question: question, level: key, photos: ticked.map((photo) => photo.id), before: before() });
+      request.payload = { id: id, question: question, level: key, photos: ticked.map((photo) => photo.id), before: before() };
+      send(request.payload);
+    }
+
+    /* A question; first, in their order, the photos that the program has no more. */
+    async function send(payload) {
+      for (const photo of photos.filter((one) => one.lost)) {
+        const ready = await m.prepare(photo.blob);
+        const id = m.newId();
+        const answer = ready.error ? { error: ready.error } : await new Promise((resolve) => {
+          sentAgain[id] = resolve;
+          later("photo", { id: id, photo: photo.id, image: ready.data });
+        });
+        delete sentAgain[id];
+        if (!request || request.id !== payload.id || request.done) return;
+        if (answer.error) { hear(Object.assign({}, answer, { id: payload.id, phase: "error", lost: false })); return; }
+        photo.lost = false;
+      }
+      later("ask", payload);
     }
 
     /* What a follow-up may point to: the last turn about photos that are still here. */
@@ -265,7 +284,7 @@
       if (busy()) return;
       const text = $("[data-paste]").value.trim();
       if (!text) { fail("summary.empty"); $("[data-paste]").focus(); return; }
-      trigger("pick", { id: begin("pick", m.t("summary.reading")), text: text });
+      later("pick", { id: begin("pick", m.t("summary.reading")), text: text });
     }
 
     function unlock() {
@@ -273,7 +292,7 @@
       const box = $("[data-passphrase]");
       if (Array.from(box.value.normalize("NFKC")).length < 8) { fail("history.short"); box.focus(); return; }
       const id = begin("unlock", m.t("history.opening"));
-      trigger("unlock", { id: id, passphrase: box.value });
+      later("unlock", { id: id, passphrase: box.value });
       box.value = "";
     }
 
@@ -309,9 +328,24 @@
 
     function hear(value) {
       if (value.phase === "history") { keeping = Object.assign({ open: Boolean(keeping && keeping.open) }, value); show(); return; }
+      if (sentAgain[value.id]) { if (value.phase === "done" || value.phase === "error") sentAgain[value.id](value); return; }
+      if (value.unsent && !busy()) { fail(value.error); return; }
       if (!request || value.id !== request.id) return;
+      if (keeping && value.keeping === false) keeping.open = false;
       if (value.phase === "error") {
-        if (request.kind === "photo") remove(request.photo);
+        if (request.done) return;
+        if (value.lost && request.kind === "ask" && !request.again) {
+          request.again = true;
+          photos.forEach((photo) => { photo.lost = true; });
+          send(request.payload);
+          return;
+        }
+        if (value.gone) {
+          // The photos stay on the page and are sent again with the next question.
+          waiting = [];
+          photos.forEach((photo) => { photo.ready = photo.lost = true; });
+        }
+        if (request.kind === "photo") { if (!value.gone) remove(request.photo); }
         else {
           // What was typed is not lost with the answer.
           const box = $("[data-question]");
@@ -374,6 +408,13 @@
     }
     watch("value", () => hear(props.value || {}));
     m.onRefused(hear);
+    m.onLost(() => {
+      photos.forEach((photo) => { photo.lost = photo.ready; });
+      // The key to what is kept was lost too: nothing more is kept until the passphrase is given again.
+      if (keeping) keeping.open = false;
+      show();
+    });
+    m.onBack(() => later("peek", { id: m.newId() }));
 
     $("[data-form]").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -400,6 +441,6 @@
     element.dataset.phase = "empty";
     show();
     element.dataset.ready = "yes";
-    trigger("peek", {});
+    later("peek", { id: m.newId() });
   };
 })();

@@ -9,8 +9,8 @@
     const $ = (selector) => element.querySelector(selector);
     const status = $("[data-status]");
     const alertBox = $("[data-alert]");
-    let photo = null;       // {blob, url}
-    let request = null;     // {id, kind, done}
+    let photo = null;       // {blob, url, sent}: the program has it, as far as we know
+    let request = null;     // {id, kind, done, payload}
     let shown = null;       // last finished description
     let answers = [];
 
@@ -138,7 +138,7 @@
       return request.id;
     }
 
-    async function describe() {
+    function describe() {
       if (!photo) { fail("error.no_photo"); return; }
       if (busy()) return;
       const level = $("input[type=radio]:checked").value;
@@ -149,14 +149,19 @@
       drawNotes({});
       drawCaption({});
       show();
-      const payload = { id: id, level: level, purpose: $("[data-purpose]").value.trim() };
+      send({ id: id, level: level, purpose: $("[data-purpose]").value.trim() });
+    }
+
+    /* The request, with the photo where the program has not got it, or has it no more. */
+    async function send(payload) {
+      request.payload = payload;
       if (!photo.sent) {
         const ready = await m.prepare(photo.blob);
-        if (!request || request.id !== id) return;
+        if (!request || request.id !== payload.id) return;
         if (ready.error) { element.dataset.phase = "error"; fail(ready.error); return; }
         payload.image = ready.data;
       }
-      trigger("describe", payload);
+      m.send(trigger, request.kind, payload, () => request && request.id === payload.id);
     }
 
     function follow(event) {
@@ -170,14 +175,16 @@
       drawAnswers();
       box.value = "";
       show();
-      trigger("ask", { id: id, question: question });
+      send({ id: id, question: question });
     }
 
     function again() {
       if (!shown || busy()) return;
+      // What other looks would be compared with is gone with the program that said it.
+      if (!photo.sent) { describe(); return; }
       const id = begin("again");
       show();
-      trigger("again", { id: id });
+      send({ id: id });
     }
 
     function forget() {
@@ -217,10 +224,17 @@
     }
 
     function hear(value) {
+      if (value.unsent && !busy()) { fail(value.error); return; }
       if (!request || value.id !== request.id) return;
       if (value.held && photo) photo.sent = true;
-      if (value.lost && photo) photo.sent = false;
       if (value.phase === "error") {
+        if (request.done) return;
+        if (value.lost && photo && !request.again) {
+          request.again = true;
+          photo.sent = false;
+          if (request.kind === "again") { request.done = true; describe(); } else send(request.payload);
+          return;
+        }
         element.dataset.phase = "error";
         if (request.kind === "ask") {
           // What was typed is not lost with the answer.
@@ -252,6 +266,7 @@
     }
     watch("value", () => hear(props.value || {}));
     m.onRefused(hear);
+    m.onLost(() => { if (photo) photo.sent = false; });
 
     $("[data-describe]").addEventListener("click", describe);
     $("[data-purpose]").addEventListener("keydown", (event) => {

@@ -244,28 +244,6 @@
     return node;
   }
 
-  /* A request that the server turned away (too many wait) or never got (it was stopped) would leave its page waiting for
-     ever: the page that sent it hears of it as of any other error. refused: [(value) => ...] */
-  const refused = [];
-  const ask = window.fetch.bind(window);
-  window.fetch = async function (where, settings) {
-    const joins = String((where && where.url) || where).includes("/queue/join");
-    function tell(key) {
-      try {
-        const id = JSON.parse(settings.body).event_data.id;
-        refused.forEach((listener) => listener({ id: id, phase: "error", error: key }));
-      } catch (error) { /* a request without an id has nobody waiting for it */ }
-    }
-    try {
-      const answer = await ask(where, settings);
-      if (joins && !answer.ok) tell({ 413: "error.too_large", 503: "error.crowded" }[answer.status] || "error.unknown");
-      return answer;
-    } catch (error) {
-      if (joins) tell("error.gone");
-      throw error;
-    }
-  };
-
   /* The header: which page, which language, light or dark. */
   function header(element) {
     const links = Array.from(element.querySelectorAll("nav a"));
@@ -311,6 +289,6 @@
     t, translate, announce, newId, prepare, intake, voice, copy, el, header, setLanguage,
     language: () => language,
     onLanguage: (listener) => listeners.push(listener),
-    onRefused: (listener) => refused.push(listener),
+    ...window.mmslmLine,
   };
 })();

@@ -12,6 +12,7 @@
     const alertBox = $("[data-alert]");
     let request = null;
     let last = null;       // what is shown: {where} or {name, text}
+    let running = false;   // what is shown still goes on
     let clock = null;
 
     const busy = () => Boolean(request && !request.done);
@@ -38,7 +39,8 @@
       element.dataset.phase = "busy";
       if (!quiet) m.announce(status, m.t("privacy.reading"));
       show();
-      trigger(event, Object.assign({ id: request.id, language: m.language() }, data));
+      const payload = Object.assign({ id: request.id, language: m.language() }, data);
+      m.send(trigger, event, payload);
     }
 
     const open = (data, quiet) => { if (!busy()) send("open", data, quiet); };
@@ -104,6 +106,7 @@
 
     function hear(value) {
       if (value.phase === "found") { list(value.found); return; }
+      if (value.unsent) return;
       if (!request || value.id !== request.id || request.done) return;
       if (value.phase === "error") { fail(value.error, value.sentence); return; }
       request.done = true;
@@ -120,12 +123,17 @@
         element.dataset.phase = "done";
         if (!request.quiet) m.announce(status, value.summary);
         window.clearTimeout(clock);
-        if (value.running) clock = window.setTimeout(() => { if (element.offsetParent) open(last, true); }, EVERY);
+        running = value.running;
+        if (running) clock = window.setTimeout(() => { if (element.offsetParent) open(last, true); }, EVERY);
       }
       show();
     }
     watch("value", () => hear(props.value || {}));
     m.onRefused(hear);
+    m.onBack(() => {
+      m.send(trigger, "list", { id: m.newId() });
+      if (last && running) open(last, true);
+    });
 
     $("[data-form]").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -166,6 +174,6 @@
     element.dataset.phase = "empty";
     show();
     element.dataset.ready = "yes";
-    trigger("list", {});
+    m.send(trigger, "list", { id: m.newId() });
   };
 })();

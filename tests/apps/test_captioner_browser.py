@@ -206,7 +206,7 @@ def test_who_comes_when_too_many_wait_hears_one_sentence_and_can_try_again(
     page.click("[data-describe]")
     page.wait_for_selector("[data-phase=error]")
     page.wait_for_timeout(150)
-    assert "has been stopped: start it again" in page.inner_text("[role=alert]")
+    assert "has been stopped, or cannot be reached: start it again" in page.inner_text("[role=alert]")
     page.close()
 
 
