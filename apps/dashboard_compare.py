@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from html import escape
 
-from apps.dashboard import Opened, View
 from apps.dashboard_page import accounts, badge, card, eps, outcome, paragraph, summary, table
+from apps.dashboard_view import Opened, View
 from apps.i18n import say
 from privacy.report.charts import bar
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from apps.dashboard import Opened, Quality, Running, Spent, View
+from apps.dashboard_view import Opened, Quality, Running, Spent, View
 from apps.i18n import say
 from privacy.audit import CHECKS
 from privacy.report.charts import bar, hundred, line_chart

@@ -174,6 +174,12 @@
     element.dataset.phase = "empty";
     show();
     element.dataset.ready = "yes";
-    m.send(trigger, "list", { id: m.newId() });
+    // What is found here, and the accountants, are only loaded for who looks at this page.
+    const seen = new IntersectionObserver((entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      seen.disconnect();
+      m.send(trigger, "list", { id: m.newId() });
+    });
+    seen.observe(element);
   };
 })();

@@ -8,6 +8,9 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,9 +21,11 @@ from apps_reports import DELTA, NOISE, ROUNDS, begin, make_run
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from apps.dashboard import Dashboard, look_at
+from apps.dashboard import Dashboard
 from apps.dashboard_page import outcome, render, rest, summary
+from apps.dashboard_view import look_at
 from apps.sessions import Trouble
+from privacy.audit import audit_paths
 from privacy.report import Pricer
 
 
@@ -274,3 +279,59 @@ def test_one_report_is_exported_as_a_page_that_loads_nothing(runs: Path) -> None
     assert value["phase"] == "export" and value["name"].endswith(".html")
     assert "default-src 'none'" in value["page"] and "<script" not in value["page"]
     assert list(Dashboard([runs]).export({"id": "r", "where": str(runs)}, None))[-1]["error"] == "privacy.not_one"
+
+
+def test_a_page_prices_nothing_that_the_audit_did_not_and_nothing_twice(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    compute = Pricer._compute
+
+    def counted(self: Pricer, *question: Any) -> float:
+        # Another test's accountants may still be loading, in a thread of their own.
+        if threading.current_thread() is threading.main_thread():
+            asked.append(question)
+        return compute(self, *question)
+
+    monkeypatch.setattr(Pricer, "_compute", counted)
+    audit_paths([runs / "first"], pricer=Pricer())
+    audited = len(asked)
+    assert audited > 5
+    dashboard = Dashboard([runs])
+    asked.clear()
+    list(dashboard.open({"id": "1", "where": str(runs / "first")}, None))
+    assert len(asked) == audited
+    asked.clear()
+    page = list(dashboard.open({"id": "2", "where": str(runs / "first"), "language": "de"}, None))[-1]
+    assert page["phase"] == "done" and asked == []
+
+
+def test_the_accountants_are_loaded_once_while_the_person_still_chooses(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("apps.dashboard.warm", lambda: loaded.append(threading.current_thread().name))
+    dashboard = Dashboard([runs])
+    for _ in range(2):
+        found = list(dashboard.list({}, None))[-1]
+        assert found["phase"] == "found"
+    for thread in threading.enumerate():
+        if thread.name == "mmslm-accountants":
+            thread.join(10)
+    assert loaded == ["mmslm-accountants"]
+
+
+@pytest.mark.slow
+def test_most_of_the_first_reports_time_is_loading_that_warming_takes_away() -> None:
+    """In processes of their own: what a first price costs, in CPU seconds, cold and after `warm`."""
+    price = (
+        "import time; from privacy.events import GaussianRelease as G, Sampling as S; from privacy.report import Pricer\n"
+        "{warm}began = time.process_time()\n"
+        "event = G(noise_multiplier=1.1, unit='user', sampling=S('poisson', rate=0.09), count=60)\n"
+        "assert len(Pricer().all_epsilons([(event,)], 1e-4)[0]) == 4; print(time.process_time() - began)"
+    )
+    cold, warmed = (
+        float(subprocess.run([sys.executable, "-c", price.format(warm=line)], check=True, capture_output=True).stdout)
+        for line in ("", "from apps.dashboard import warm; warm()\n")
+    )
+    assert warmed < cold / 2
