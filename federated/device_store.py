@@ -5,12 +5,15 @@ was killed in a round and is asked for the same round again starts from what it 
 the same, bit for bit.
 
 These files are private: they come from one person's photos, and nothing noised them. On a real device they lie on that
-device. In a simulation they lie together in a folder beside the run's, which is not handed to an auditor. What is
-refused: a file that is damaged or was made for adapters of another length.
+device, where ``mmslm deploy supernode --store`` says, one folder for each run (``store_of_node``). In a simulation they
+lie together in a folder beside the run's, which is not handed to an auditor. What is refused: a file that is damaged or
+was made for adapters of another length.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +24,7 @@ from torch import Tensor
 from federated.checkpoint import write_atomically
 
 KEPT = 2
+STORE = "store"  # of a node's configuration
 
 
 class DeviceStoreError(ValueError):
@@ -39,7 +43,10 @@ class DeviceStore:
         home.mkdir(parents=True, exist_ok=True)
         home.chmod(0o700)
         write_atomically(home / f"{name}-{round_number:06d}.safetensors", save({"vector": vector.contiguous()}))
-        for old in self._all(device, name)[:-KEPT]:
+        # What is of later rounds belongs to a run that was begun anew in the same place.
+        held = self._all(device, name)
+        ours = [path for path in held if self._round(path) <= round_number]
+        for old in [*ours[:-KEPT], *held[len(ours) :]]:
             old.unlink(missing_ok=True)
 
     def load(self, device: int, name: str, *, before: int, dimension: int) -> Tensor | None:
@@ -74,3 +81,20 @@ class DeviceStore:
     @staticmethod
     def _round(path: Path) -> int:
         return int(path.stem.rpartition("-")[2])
+
+
+def store_of_node(node_config: Mapping[str, object], fingerprint: str, run_dir: str) -> DeviceStore | None:
+    """Where a node was told to keep what is its own; None where it was told nothing, and has only its memory.
+
+    A run is known by its settings (``fingerprint``) and its directory on the server (``run_dir``), so that one that is
+    resumed finds what it had, and another run finds nothing. ValueError for a relative path.
+    """
+    place = node_config.get(STORE)
+    if place is None:
+        return None
+    if not isinstance(place, str) or not Path(place).is_absolute():
+        raise ValueError(
+            f"this node's {STORE} is {place!r}; give an absolute path (mmslm deploy supernode --store DIR)."
+        )
+    run = hashlib.sha256(f"{fingerprint}|{run_dir}".encode()).hexdigest()[:16]
+    return DeviceStore(Path(place) / "runs" / run)

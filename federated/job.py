@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from federated.accounts import LEDGER
 from federated.bench import Bench
 from federated.checkpoint import write_atomically
+from federated.device_store import store_of_node
 from federated.devices import PhotoFeeder, PhotosByOwner, Population, SceneHouseholds, check_population
 from federated.roster import device_number
 from federated.settings import FederatedConfig, Scalar
@@ -172,7 +173,8 @@ def open_bench(context: Context) -> Bench:
     photos = population_of(context)
     check_population(photos, work.settings)
     model, processor = adapted_model(Path(work.base), work.settings)
-    return Bench(model, PhotoFeeder(photos, processor, work.settings), work.settings)
+    store = store_of_node(context.node_config, work.settings.fingerprint(), str(context.run_config.get("run-dir", "")))
+    return Bench(model, PhotoFeeder(photos, processor, work.settings), work.settings, store=store)
 
 
 def open_job(context: Context) -> Job:

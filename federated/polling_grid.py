@@ -17,8 +17,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-SHORTEST, LONGEST = 0.05, 1.0  # seconds between questions
-SHARE = 0.05  # the pause is so much of the time waited so far
+SHORTEST, LONGEST = 0.1, 1.0  # seconds between questions
+SHARE = 0.1  # the pause is so much of the time waited so far
 BATCH = 100  # messages in one request
 
 

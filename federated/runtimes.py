@@ -29,7 +29,8 @@ from federated.strategy import Interrupted, Result, RunFailed
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 120.0  # for a SuperLink to answer, on a busy machine
-LOOK = 0.25  # seconds between looks at a run
+LOOK = 0.25  # seconds between looks at a run's files
+ASK = 1.0  # seconds between questions whether it has ended, which cost its SuperLink's CPU
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,14 @@ def follow(
 ) -> Result:
     """Watch a run to its end and read its result. Ctrl-C stops the run; what it saved is kept."""
     rounds = Checkpoints(work.run_dir / "rounds", work.settings.fingerprint())
-    told = 0
+    told, due = 0, 0.0
     try:
         with _stopping(control, run):
-            while not control.finished(run):
+            while True:
+                if time.monotonic() >= due or _newest(rounds) >= work.settings.rounds:
+                    if control.finished(run):
+                        break
+                    due = time.monotonic() + ASK
                 for program in programs:
                     require(program)
                 told = _tell(rounds, told, work.settings.rounds, progress)

@@ -12,7 +12,7 @@ PORT = 8000
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The command's arguments."""
     deploy = command(
-        "deploy", _needs_more, "set up and run a deployment: init, superlink, supernode, status, revoke, run"
+        "deploy", _needs_more, "set up and run a deployment: init, superlink, supernode, status, revoke, renew, run"
     )
     parts = deploy.add_subparsers(dest="part", required=True, metavar="PART")
 
@@ -47,6 +47,16 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     supernode.add_argument("--base", type=Path, default=None, help="this device's copy of the base model")
     supernode.add_argument(
+        "--store",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where this device keeps what never leaves it (default: 'store' beside its key)",
+    )
+    supernode.add_argument(
+        "--epsilon", type=float, default=None, help="this device's own budget in runs with 'trust: device'"
+    )
+    supernode.add_argument(
         "--poll", type=float, default=0.5, metavar="SECONDS", help="between questions to the SuperLink"
     )
 
@@ -56,6 +66,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     revoke = part("revoke", _revoke, "take a node's key out: it is refused from now on")
     revoke.add_argument("folder", type=Path, metavar="DIR")
     revoke.add_argument("--node", type=int, required=True, metavar="N")
+
+    renew = part("renew", _renew, "write a new certificate for the SuperLink, for two more years")
+    renew.add_argument("folder", type=Path, metavar="DIR")
+    renew.add_argument("--name", action="append", default=[], help="a further name or address that it is good for")
 
     run = part("run", _run, "train on this deployment (as 'mmslm federate --runtime deployed')")
     run.add_argument("folder", type=Path, metavar="DIR")
@@ -69,7 +83,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _needs_more(arguments: argparse.Namespace) -> int:
-    raise ValueError("say which part: mmslm deploy init, superlink, supernode, status, revoke or run.")
+    raise ValueError("say which part: mmslm deploy init, superlink, supernode, status, revoke, renew or run.")
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -102,6 +116,8 @@ def _supernode(arguments: argparse.Namespace) -> int:
         photos=arguments.photos,
         base=arguments.base,
         poll=arguments.poll,
+        store=arguments.store,
+        epsilon=arguments.epsilon,
     )
 
 
@@ -116,6 +132,13 @@ def _revoke(arguments: argparse.Namespace) -> int:
     from federated.deploy.foreground import revoke
 
     print(revoke(arguments.folder, arguments.node))
+    return 0
+
+
+def _renew(arguments: argparse.Namespace) -> int:
+    from federated.deploy.foreground import renewed
+
+    print(renewed(arguments.folder, arguments.name))
     return 0
 
 

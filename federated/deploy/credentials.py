@@ -3,21 +3,22 @@
     DIR/deployment.yaml          who is who: address of the SuperLink, names in its certificate, nodes
     DIR/authority/ca.key         signs certificates; needed again only for a new server certificate, so keep it offline
     DIR/superlink/               for the SuperLink's machine: ca.crt, server.pem, server.key, nodes/*.pub, its state
-    DIR/nodes/NNNN/              for one node's machine: ca.crt, node.key, node.yaml; copy this folder and nothing else
+    DIR/nodes/NNNN/              for one node's machine: ca.crt, node.key, node.yaml, and for secure aggregation its
+                                 signing key identity.pem and everybody's public ones, directory.json; copy this folder
+                                 and nothing else
 
-Keys are P-384, in files that only their owner can read (0600, folders 0700), written so that they are never readable by
-others, not even for a moment. Nothing is overwritten: a key that a node already uses must not disappear.
+Keys are P-384 (for TLS and nodes) and Ed25519 (for secure aggregation), in files that only their owner can read (0600,
+folders 0700), written so that they are never readable by others, not even for a moment. Nothing is overwritten: a key that
+a node already uses must not disappear. Only the server's certificate is replaced, by ``renew``, for the same key.
 
-What it refuses: a folder that holds anything, names that are no host, numbers that are no count, and files whose
-permissions were opened.
+What it refuses: a folder that holds anything, names that are no host, numbers that are no count, files whose
+permissions were opened, and a certificate that has expired or another authority signed.
 """
 
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import os
-import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,21 +27,20 @@ from typing import Any
 
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-CURVE = ec.SECP384R1
-AUTHORITY_YEARS, SERVER_YEARS = 10, 2
-MOST_NODES = 10_000
-_HOST = re.compile(
-    r"^(?=.{1,253}$)([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?\.)*[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$"
+from federated.deploy.certificates import (
+    CURVE,
+    DeploymentError,
+    authority_certificate,
+    load,
+    require_signed_by,
+    server_certificate,
+    subject,
 )
-_DIGITS = re.compile(r"^[0-9.]+$")
 
-
-class DeploymentError(ValueError):
-    """A deployment's folder that cannot be used; the message says what is wrong and what to do."""
+MOST_NODES = 10_000
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,21 @@ class NodeFolder:
     def key(self) -> Path:
         return self.folder / "node.key"
 
+    @property
+    def identity(self) -> Path:
+        """The key that signs in secure sums; a deployment made by an older mmslm has none."""
+        return self.folder / "identity.pem"
+
+    @property
+    def directory(self) -> Path:
+        """Everybody's public ones."""
+        return self.folder / "directory.json"
+
+    @property
+    def store(self) -> Path:
+        """Where the device keeps what is its own between rounds, where its owner names no other place."""
+        return self.folder / "store"
+
 
 def create(folder: Path, *, host: str, port: int, nodes: int, names: Sequence[str] = ()) -> Deployment:
     """Write a new deployment into ``folder``. ``names``: further hosts or addresses that the certificate is good for.
@@ -105,20 +120,25 @@ def create(folder: Path, *, host: str, port: int, nodes: int, names: Sequence[st
         raise DeploymentError(f"asked for {nodes} nodes; give 1 to {MOST_NODES:,}.")
     if not 1 <= port <= 65535:
         raise DeploymentError(f"port {port} is out of range; give 1 to 65535.")
-    good_for = [_subject(name) for name in dict.fromkeys([host, *names, "127.0.0.1", "::1", "localhost"])]
+    good_for = [subject(name) for name in dict.fromkeys([host, *names, "127.0.0.1", "::1", "localhost"])]
     for place in (folder, folder / "authority", folder / "superlink", folder / "superlink" / "nodes", folder / "nodes"):
         place.mkdir(mode=0o700, parents=place == folder, exist_ok=True)
         place.chmod(0o700)
     authority_key = ec.generate_private_key(CURVE())
-    authority = _authority(authority_key)
+    authority = authority_certificate(authority_key)
     server_key = ec.generate_private_key(CURVE())
-    server = _server(server_key, authority_key, authority, good_for)
+    server = server_certificate(server_key.public_key(), authority_key, authority, good_for)
     certificate = authority.public_bytes(serialization.Encoding.PEM)
     _write(folder / "authority" / "ca.key", _pem(authority_key))
     _write(folder / "superlink" / "ca.crt", certificate, mode=0o644)
     _write(folder / "superlink" / "server.pem", server.public_bytes(serialization.Encoding.PEM), mode=0o644)
     _write(folder / "superlink" / "server.key", _pem(server_key))
     deployment = Deployment(folder, host, port, nodes)
+    from federated.secure_aggregation.keys import write_identities  # Flower comes with it, and a second
+
+    identities = write_identities(folder / "nodes", range(nodes))
+    directory = folder / "nodes" / "directory.json"
+    directory.chmod(0o644)
     for number in range(nodes):
         place = deployment.node(number)
         place.mkdir(mode=0o700)
@@ -126,8 +146,12 @@ def create(folder: Path, *, host: str, port: int, nodes: int, names: Sequence[st
         _write(place / "node.key", _openssh(key))
         _write(folder / "superlink" / "nodes" / f"{number:04d}.pub", _public(key), mode=0o644)
         _write(place / "ca.crt", certificate, mode=0o644)
+        identities[number].rename(place / "identity.pem")
+        # One file under many names: ten thousand copies of ten thousand keys would be seven gigabytes.
+        (place / "directory.json").hardlink_to(directory)
         facts = {"number": number, "nodes": nodes, "superlink": deployment.address}
         _write(place / "node.yaml", yaml.safe_dump(facts, sort_keys=False).encode(), mode=0o644)
+    directory.unlink()
     # Last: a folder without it was not finished.
     text = yaml.safe_dump(
         {"host": host, "port": port, "nodes": nodes, "certificate names": [str(n.value) for n in good_for]}
@@ -149,6 +173,59 @@ def open_deployment(folder: Path) -> Deployment:
     return deployment
 
 
+def renew(folder: Path, names: Sequence[str] = (), *, today: datetime.datetime | None = None) -> datetime.date:
+    """A new certificate for the SuperLink's key, good for the names of the old one and ``names``; the day of its end.
+
+    Needs authority/ca.key, superlink/ca.crt and superlink/server.pem. Nodes notice nothing: the authority is the same.
+    ``today``: for tests.
+    """
+    facts = _read_yaml(folder / "deployment.yaml", "mmslm deploy init")
+    authority_file, server_file = folder / "authority" / "ca.key", folder / "superlink" / "server.pem"
+    check_secret(authority_file)
+    authority_key = serialization.load_pem_private_key(authority_file.read_bytes(), password=None)
+    authority, old = load(folder / "superlink" / "ca.crt"), load(server_file)
+    if (
+        not isinstance(authority_key, ec.EllipticCurvePrivateKey)
+        or authority_key.public_key() != authority.public_key()
+    ):
+        raise DeploymentError(f"{authority_file} is not the key of superlink/ca.crt; restore the one that init wrote.")
+    require_signed_by(authority, old, server_file)
+    found = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    good_for = list(dict.fromkeys([*found, *map(subject, names)]))
+    server_key = old.public_key()
+    assert isinstance(server_key, ec.EllipticCurvePublicKey)  # ours: the authority has signed it
+    new = server_certificate(server_key, authority_key, authority, good_for, today)
+    facts["certificate names"] = [str(name.value) for name in good_for]
+    for path, data in (
+        (server_file, new.public_bytes(serialization.Encoding.PEM)),
+        (folder / "deployment.yaml", yaml.safe_dump(facts).encode()),
+    ):
+        beside = path.with_name(path.name + ".new")
+        beside.unlink(missing_ok=True)
+        _write(beside, data, mode=0o644)
+        beside.replace(path)
+    return new.not_valid_after_utc.date()
+
+
+def days_left(deployment: Deployment, today: datetime.datetime | None = None) -> int:
+    """For so many days the SuperLink's certificate is good. DeploymentError where it is not, or is another authority's."""
+    authority_file, server_file = deployment.superlink / "ca.crt", deployment.superlink / "server.pem"
+    authority, server = load(authority_file), load(server_file)
+    require_signed_by(authority, server, server_file)
+    today = today or datetime.datetime.now(datetime.UTC)
+    if authority.not_valid_after_utc <= today:
+        raise DeploymentError(
+            f"the authority's certificate {authority_file} expired on {authority.not_valid_after_utc:%Y-%m-%d}; make a new "
+            "deployment with 'mmslm deploy init' and give every node its new folder."
+        )
+    if server.not_valid_after_utc <= today:
+        raise DeploymentError(
+            f"the SuperLink's certificate {server_file} expired on {server.not_valid_after_utc:%Y-%m-%d}; renew it with: "
+            f"mmslm deploy renew {deployment.folder}"
+        )
+    return (server.not_valid_after_utc - today).days
+
+
 def open_node(folder: Path) -> NodeFolder:
     """A node's own folder, as it was copied to its machine."""
     facts = _read_yaml(folder / "node.yaml", "copying nodes/NNNN from the deployment's folder")
@@ -159,7 +236,24 @@ def open_node(folder: Path) -> NodeFolder:
             f"{folder / 'node.yaml'} lacks number, nodes or superlink; copy the node's folder again."
         ) from None
     check_secret(node.key)
+    if node.identity.exists():
+        check_secret(node.identity)
     return node
+
+
+def private_folder(path: Path) -> Path:
+    """``path`` as a folder of its owner's alone, made where it is not there. DeploymentError where others may look in."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeploymentError(f"{path} cannot be made a folder ({error.strerror}); give another place.") from None
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise DeploymentError(
+            f"{path} will hold what comes from this device's photos, and others may look in (mode {mode:04o}); "
+            f"do: chmod 700 {path}"
+        )
+    return path
 
 
 def check_secret(path: Path) -> None:
@@ -180,79 +274,6 @@ def public_key_bytes(path: Path) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise DeploymentError(f"{path} is no elliptic-curve key; use the one that 'mmslm deploy init' wrote.")
     return bytes(public_key_to_bytes(key))
-
-
-def _subject(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        pass
-    # Digits and dots that are no address are a mistyped address, not a host.
-    if not _HOST.match(name) or _DIGITS.match(name):
-        raise DeploymentError(
-            f"{name!r} is neither an address nor a host name; write it without https:// and port, such as 192.0.2.7."
-        )
-    return x509.DNSName(name)
-
-
-def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mmslm deployment authority")])
-    usage = _usage(digital_signature=False, sign=True)
-    return (
-        _builder(name, name, key, AUTHORITY_YEARS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA384())
-    )
-
-
-def _server(
-    key: ec.EllipticCurvePrivateKey,
-    authority_key: ec.EllipticCurvePrivateKey,
-    authority: x509.Certificate,
-    good_for: Sequence[x509.GeneralName],
-) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mmslm superlink")])
-    return (
-        _builder(name, authority.subject, key, SERVER_YEARS)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True, sign=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(good_for), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
-        .sign(authority_key, hashes.SHA384())
-    )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, years: int
-) -> x509.CertificateBuilder:
-    # A day of grace: clocks of small devices are often behind.
-    today = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(today - datetime.timedelta(days=1))
-        .not_valid_after(today + datetime.timedelta(days=365 * years))
-    )
-
-
-def _usage(*, digital_signature: bool, sign: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        key_cert_sign=sign,
-        crl_sign=sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

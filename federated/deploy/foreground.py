@@ -8,8 +8,10 @@ What it refuses: to look after a deployment that it cannot read, or a SuperLink 
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +23,18 @@ from federated.deploy.credentials import (
     Deployment,
     DeploymentError,
     NodeFolder,
+    days_left,
     open_deployment,
     open_node,
+    private_folder,
     public_key_bytes,
+    renew,
 )
 from federated.deploy.loopback import register_all, start_superlink, wait_for_superlink
 
 logger = logging.getLogger(__name__)
+
+SOON = 60  # days; from then on a certificate's end is announced
 
 
 def superlink(folder: Path, listen: str | None, say: Callable[[str], None]) -> int:
@@ -35,6 +42,10 @@ def superlink(folder: Path, listen: str | None, say: Callable[[str], None]) -> i
     deployment = open_deployment(folder)
     on_this_machine = deployment.host in ("127.0.0.1", "localhost", "::1")
     host = listen or ("127.0.0.1" if on_this_machine else "0.0.0.0")
+    left = days_left(deployment)
+    if left < SOON:
+        say(f"the certificate ends in {left} days; renew it with: mmslm deploy renew {folder}")
+    require_free(host, deployment.port)
     _stop_on_term()
     program = start_superlink(deployment, host=host)
     try:
@@ -51,6 +62,37 @@ def superlink(folder: Path, listen: str | None, say: Callable[[str], None]) -> i
         program.stop()
 
 
+def require_free(host: str, port: int) -> None:
+    """DeploymentError where this machine cannot listen on ``host``:``port``."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as the server does: a port that was just left is free
+            probe.bind(address)
+    except socket.gaierror:
+        raise DeploymentError(
+            f"--listen {host} is not an address of this machine; give one, or 0.0.0.0 for all."
+        ) from None
+    except OSError as error:
+        why = {
+            errno.EADDRINUSE: "another program listens there, perhaps this SuperLink already; stop it",
+            errno.EACCES: "ports below 1024 are root's; make the deployment with a higher --port",
+            errno.EADDRNOTAVAIL: "that is not an address of this machine; give --listen one that is, or 0.0.0.0 for all",
+        }.get(error.errno or 0, str(error.strerror))
+        raise DeploymentError(f"cannot listen on {host}:{port}: {why}.") from None
+
+
+def renewed(folder: Path, names: Sequence[str]) -> str:
+    """Renew the SuperLink's certificate; what to do next."""
+    end = renew(folder, names)
+    return (
+        f"the SuperLink's certificate is good until {end}; restart 'mmslm deploy superlink' to use it "
+        f"(on its machine, if that is another: copy {folder}/superlink/server.pem there first)"
+    )
+
+
 def supernode(
     folder: Path,
     numbers: Sequence[int] | None,
@@ -59,6 +101,8 @@ def supernode(
     photos: Path | None = None,
     base: Path | None = None,
     poll: float = 0.5,
+    store: Path | None = None,
+    epsilon: float | None = None,
 ) -> int:
     """Run one or several nodes until they are stopped."""
     from federated.deploy import supernode as nodes
@@ -67,12 +111,22 @@ def supernode(
         raise DeploymentError(f"--poll is {poll:g}; give 0.02 to 60 seconds.")
     if photos is not None and not photos.is_dir():
         raise DeploymentError(f"there is no folder {photos}; give this device's photos in COCO captions form.")
-    own = [f"data='{photos.absolute()}'"] if photos is not None else []
-    own += [f"base='{base.absolute()}'"] if base is not None else []
+    if base is not None and not (base / "config.json").is_file():
+        raise DeploymentError(
+            f"there is no model in {base} (no config.json); give this device's copy of the base model."
+        )
+    if epsilon is not None and not 0 < epsilon < 1000:
+        raise DeploymentError(f"--epsilon is {epsilon:g}; give this device's privacy budget, above 0.")
+    own = [f"data={nodes.setting(photos.absolute())}"] if photos is not None else []
+    own += [f"base={nodes.setting(base.absolute())}"] if base is not None else []
+    own += [f"epsilon={float(epsilon)}"] if epsilon is not None else []
     opened = node_folders(folder, numbers)
-    if photos is not None and len(opened) > 1:
-        raise DeploymentError("--photos belongs to one device; start each node with its own command.")
-    nodes.main_in(opened, superlink=superlink, poll=poll, own=" ".join(own))
+    for option, value in (("--photos", photos), ("--store", store), ("--epsilon", epsilon)):
+        if value is not None and len(opened) > 1:
+            raise DeploymentError(f"{option} belongs to one device; start each node with its own command.")
+    for node in opened:
+        private_folder(store or node.store)
+    nodes.main_in(opened, superlink=superlink, poll=poll, own=" ".join(own), store=store)
     return 0
 
 

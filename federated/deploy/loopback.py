@@ -16,7 +16,7 @@ from federated.deploy.family import Family
 from federated.deploy.programs import Running, environment, free_port, stopped_afterwards, wait_until
 
 START_SECONDS = 120.0  # on a busy machine
-POLL = 0.1  # seconds between a node's questions; loopback can bear it
+POLL = 0.25  # seconds between the questions of an idle node; loopback can bear it
 
 
 @contextlib.contextmanager

@@ -62,7 +62,8 @@ def work(
             logger.debug("the SuperLink does not answer; it is asked again")
         except httpx.HTTPStatusError as error:
             logger.warning("the SuperLink refused its worker: %s", error)
-        time.sleep(poll)
+        # While a run goes on, its questions are the ones that matter.
+        time.sleep(poll if not runs else 5 * poll)
 
 
 def foreman(superlink: str, certificate: bytes | None, secret: bytes) -> RuntimeHttpClient:

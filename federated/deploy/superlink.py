@@ -28,6 +28,8 @@ from federated.deploy import server_worker, simulator
 from federated.deploy.called_off import stop_the_dead
 from federated.deploy.credentials import Deployment
 from federated.deploy.family import Part, supervise
+from federated.deploy.pauses import shorten_pulls
+from federated.deploy.thrift import spare_work
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ def serve(deployment: Deployment, *, host: str) -> None:
     from federated.server_app import app
 
     logger.debug("loaded %s", job.__name__)
+    shorten_pulls()
     os.umask(0o077)  # the database and the log say which device took part when
     authority = deployment.superlink / "ca.crt"
     certificate = authority.read_bytes()
@@ -154,5 +157,6 @@ def _superlink(line: list[str]) -> None:
     # Who finds the database locked waits 5 s and is refused, and the node's reply is lost. On a busy disk that is short.
     constants: Any = importlib.import_module("flwr.supercore.sql_mixin")
     constants.SQLITE_PRAGMAS = (*constants.SQLITE_PRAGMAS, ("busy_timeout", str(LOCK_MILLISECONDS)))
+    spare_work()
     sys.argv = line
     flower_superlink()

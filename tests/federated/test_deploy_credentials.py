@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import os
 import shutil
@@ -15,7 +16,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from federated.deploy.credentials import DeploymentError, create, open_deployment, open_node
+from federated.deploy.certificates import DeploymentError
+from federated.deploy.credentials import (
+    check_secret,
+    create,
+    days_left,
+    open_deployment,
+    open_node,
+    private_folder,
+    renew,
+)
+from federated.deploy.foreground import require_free
+from federated.secure_aggregation.keys import KeysOnDisk
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +92,7 @@ def test_secrets_are_their_owners_alone_whatever_the_umask(tmp_path):
         if path.is_dir():
             assert mode == 0o700, path
         else:
-            assert mode == (0o600 if path.suffix == ".key" else 0o644), path
+            assert mode == (0o600 if path.suffix == ".key" or path.name == "identity.pem" else 0o644), path
 
 
 def test_each_node_has_a_key_of_its_own_that_matches_the_registered_one(made):
@@ -128,3 +140,71 @@ def test_a_key_that_others_can_read_is_refused(tmp_path):
         made.node(1)
     with pytest.raises(DeploymentError, match="not there"):
         open_deployment(tmp_path)
+
+
+def test_each_node_can_sign_in_secure_sums_and_knows_everybody(made, tmp_path):
+    shutil.copytree(made.node(1), tmp_path / "mine")  # as on its own machine
+    mine, other = open_node(tmp_path / "mine"), open_node(made.node(0))
+    keys = KeysOnDisk(mine.identity, mine.directory)
+    assert keys.public([0, 1])[1] == keys.identity(1).public
+    assert keys.public([0]) == KeysOnDisk(other.identity, other.directory).public([0])
+    with pytest.raises(ValueError, match="another key for device 0"):
+        keys.identity(0)
+    assert not list((made.folder / "nodes").glob("*.pem"))  # no key lies anywhere but in its node's folder
+    (tmp_path / "mine" / "identity.pem").chmod(0o640)
+    with pytest.raises(DeploymentError, match="chmod 600"):
+        open_node(tmp_path / "mine")
+
+
+def test_an_expired_certificate_is_refused_and_renewed(tmp_path):
+    made = create(tmp_path / "d", host="192.0.2.7", port=8000, nodes=1)
+    assert days_left(made) == 729
+    now = datetime.datetime.now(datetime.UTC)
+    with pytest.raises(DeploymentError, match=r"expired on .*mmslm deploy renew"):
+        days_left(made, now + datetime.timedelta(days=731))
+    with pytest.raises(DeploymentError, match=r"authority's certificate .* expired"):
+        days_left(made, now + datetime.timedelta(days=3651))
+    renew(made.folder, today=now + datetime.timedelta(days=700))
+    assert days_left(made, now + datetime.timedelta(days=731)) == 698
+    assert open_deployment(made.folder) == made
+    for name in ("192.0.2.7", "localhost"):
+        renew(made.folder)
+        assert handshake(made, made.superlink / "ca.crt", name) == "TLSv1.3"
+
+
+def test_certificates_that_do_not_belong_together_are_refused(made, tmp_path):
+    one, other = (create(tmp_path / name, host="127.0.0.1", port=1, nodes=1) for name in "ab")
+    shutil.copy(other.superlink / "server.pem", one.superlink / "server.pem")
+    with pytest.raises(DeploymentError, match="not signed by the authority"):
+        days_left(one)
+    with pytest.raises(DeploymentError, match="not signed by the authority"):
+        renew(one.folder)
+    shutil.copy(one.folder / "authority" / "ca.key", other.folder / "authority" / "ca.key")
+    with pytest.raises(DeploymentError, match="not the key of"):
+        renew(other.folder)
+    (other.folder / "authority" / "ca.key").unlink()
+    with pytest.raises(DeploymentError, match="is missing"):
+        renew(other.folder)
+
+
+def test_a_folder_for_private_things_is_its_owners_alone(tmp_path):
+    made = private_folder(tmp_path / "a" / "store")
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    made.chmod(0o750)
+    with pytest.raises(DeploymentError, match="chmod 700"):
+        private_folder(made)
+    (tmp_path / "file").touch()
+    with pytest.raises(DeploymentError, match="cannot be made a folder"):
+        private_folder(tmp_path / "file")
+    with pytest.raises(DeploymentError, match="is missing"):
+        check_secret(tmp_path / "no.key")
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(DeploymentError, match="another program listens there"):
+            require_free("127.0.0.1", port)
+    require_free("127.0.0.1", port)
+    with pytest.raises(DeploymentError, match="not an address of this machine"):
+        require_free("192.0.2.7", port)
