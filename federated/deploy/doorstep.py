@@ -87,9 +87,11 @@ def say_refusals(client: Any, number: int) -> None:
         except httpx.HTTPStatusError as error:
             said = FlowerError.from_json(error.response.text)
             if said is not None and said.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
+                # One answer for three causes; the SuperLink tells strangers no more.
                 logger.error(
-                    "the SuperLink does not accept node %d's key: it was never registered (restart 'mmslm deploy "
-                    "superlink' with it in superlink/nodes), or was revoked",
+                    "the SuperLink does not let node %d in: another process with its key is connected, or was until it "
+                    "died less than a minute ago; or the key was revoked, or never registered (its operator restarts "
+                    "'mmslm deploy superlink' with the key in superlink/nodes). It asks again",
                     number,
                 )
             raise

@@ -127,7 +127,8 @@ def serve_run(superlink: str, certificate: bytes, token: str, app: ServerApp) ->
     finally:
         if heartbeat.is_running:
             heartbeat.stop()
-        grid._retry_invoker.max_tries = 1
+        # How a run ended must not be lost to one request that came late; but nobody waits for a SuperLink that is gone.
+        grid._retry_invoker.max_tries = 4
         if uploader is not None:
             stop_log_uploader(words, uploader)
         client.PushTaskOutput(PushTaskOutputRequest(context=None, sub_status=status, details=details))

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 FLEET = "/v1/fleet/"
 LOCK_MILLISECONDS = 60_000
+PATIENCE = 10  # signs of life, 30 s apart, that a run may miss
 
 
 class FleetOnlyFromOutside:
@@ -157,6 +158,10 @@ def _superlink(line: list[str]) -> None:
     # Who finds the database locked waits 5 s and is refused, and the node's reply is lost. On a busy disk that is short.
     constants: Any = importlib.import_module("flwr.supercore.sql_mixin")
     constants.SQLITE_PRAGMAS = (*constants.SQLITE_PRAGMAS, ("busy_timeout", str(LOCK_MILLISECONDS)))
+    # A run whose sign of life is a minute late is given up; on a machine whose cores are all taken that happens. What died
+    # with its worker is ended by the next one (``called_off``) and need not wait for this.
+    tasks: Any = importlib.import_module("flwr.supercore.corestate.sql_corestate")
+    tasks.HEARTBEAT_PATIENCE = PATIENCE
     spare_work()
     sys.argv = line
     flower_superlink()

@@ -29,8 +29,8 @@ def spare_work() -> None:
         control.ControlLicenseMiddleware,
         control.ControlAuthenticationMiddleware,
     ):
-        layer.__call__ = around(layer.__call__)  # type: ignore[method-assign]
-    SqlCoreState._cleanup_expired_task_tokens = seldom(SqlCoreState._cleanup_expired_task_tokens)  # type: ignore[method-assign]
+        layer.__call__ = around(layer.__call__)  # type: ignore[method-assign,assignment]
+    SqlCoreState._cleanup_expired_task_tokens = seldom(SqlCoreState._cleanup_expired_task_tokens)  # type: ignore[method-assign,assignment]
 
 
 def around(call: Callable[..., Any]) -> Callable[..., Any]:

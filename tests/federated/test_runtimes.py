@@ -91,15 +91,16 @@ def test_a_deployed_secure_sum_with_real_noise_and_real_keys_pays_what_it_planne
         again = deployments.work(settings, tiny_base, tmp_path / "keyless")
         for number in range(3):
             (deployment.node(number) / "identity.pem").unlink()
-        with pytest.raises(RunFailed):
+        with pytest.raises(RunFailed, match="has no secure sum"):
             on_deployment(again, deployment, wait_for=3)
-        words = (deployment.superlink / "superlink.log").read_text()
+        words = (deployment.node(0) / "node.log").read_text()
     assert len(there.history) == 2 and there.epsilon == planned.epsilon
     assert not torch.equal(there.vector, planned.vector) and bool(there.vector.isfinite().all())
     mine, theirs = (events(tmp_path / name) for name in ("there", "here"))
     assert len(mine) == len(theirs) == 1
     assert mine[0]["event"] == theirs[0]["event"]
-    assert "identity" in words  # a node whose key is gone answers so, and is no part of any sum
+    assert deployments.rounds_done(tmp_path / "keyless") == 0
+    assert "identity.pem" in words  # a node whose key is gone answers so, and is no part of any sum
 
 
 @pytest.mark.slow  # Ray alone starts for most of a minute
