@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from mmslm.generation import Narrator
 from mmslm.model import load_tier
 from mmslm.pretrained import new_model, save_model
 from mmslm.processing import MMSLMProcessor
-from mmslm.tokenizer import train_tokenizer
+from mmslm.tokenizer import MMSLMTokenizer
 
 TOKENS = 24
 PROMPT, SECOND = "Describe the picture in detail.", "What colour is the cup?"
@@ -118,12 +119,13 @@ class Others:
 
 
 def write_tier(tier: str, folder: Path) -> Path:
-    """A tier with random weights as a model directory, so that it is loaded as any model is."""
-    lines = [f"A {c} {t} stands on the {p}." for c in ("red", "blue") for t in ("cup", "dog") for p in ("mat", "bus")]
+    """A tier with random weights as a model directory, so that it is loaded as any model is; with the base model's
+    tokenizer, so that a prompt has as many tokens as it has in use."""
     config = load_tier(tier)
     weights = "random" if config.vision.kind == "tower" else None
     model = new_model(config, tower_weights=weights)
-    return save_model(model, MMSLMProcessor.build(train_tokenizer(lines * 5, None, 400), config), folder)
+    base = resources.files("mmslm") / "assets" / "base"
+    return save_model(model, MMSLMProcessor.build(MMSLMTokenizer.load(Path(str(base))), config), folder)
 
 
 def other(name: str) -> Others:

@@ -7,9 +7,11 @@ CPU is refused.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmslm.model.modeling import MMSLMForConditionalGeneration
 
@@ -40,4 +42,33 @@ def to_int8(model: MMSLMForConditionalGeneration) -> MMSLMForConditionalGenerati
     return model
 
 
-__all__ = ["to_int8"]
+def is_int8(module: nn.Module) -> bool:
+    """Whether the module is a matrix that `to_int8` made."""
+    return isinstance(module, torch.ao.nn.quantized.dynamic.Linear)
+
+
+def fuse_int8(parts: Sequence[Any]) -> Callable[[Tensor], Tensor]:
+    """Quantised matrices [n_i, k] that read the same x as one call: x [.., k] -> [.., sum of n_i], to the bit what they
+    give one by one (a scale per row, and x is quantised the same way each time).
+
+    Holds a copy of their bytes. Raises TypeError for a module that is not quantised.
+    """
+    if not all(is_int8(part) for part in parts):
+        raise TypeError("Only matrices that to_int8 made can be joined; quantise the model first.")
+    weights = [part.weight() for part in parts]
+    rows = torch.cat([weight.int_repr() for weight in weights])
+    scales = torch.cat([weight.q_per_channel_scales() for weight in weights])
+    zeros = torch.cat([weight.q_per_channel_zero_points() for weight in weights])
+    joined = torch._make_per_channel_quantized_tensor(rows, scales, zeros, 0)
+    biases = [part.bias() for part in parts]
+    bias = None if biases[0] is None else torch.cat(biases)
+    packed = torch.ops.quantized.linear_prepack(joined, bias)
+
+    def apply(x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.quantized.linear_dynamic(x, packed, reduce_range=True)
+        return out
+
+    return apply
+
+
+__all__ = ["fuse_int8", "is_int8", "to_int8"]

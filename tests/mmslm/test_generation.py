@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from mmslm.data.scenes import public_photo
 from mmslm.evaluation.calibration import reliability
 from mmslm.generation import Calibration, Narrator, SlotCache
-from mmslm.generation.int8 import to_int8
+from mmslm.generation.int8 import fuse_int8, to_int8
 from mmslm.generation.lean import LeanStep
 from mmslm.model import MMSLMConfig, MMSLMForConditionalGeneration
 from mmslm.processing import MMSLMProcessor
@@ -284,6 +284,26 @@ def test_eight_bit_weights_say_nearly_the_same() -> None:
     assert kept < sum(p.numel() for p in whole.model.parameters()) - 2_000_000, "the language model is no longer fp32"
     with pytest.raises(ValueError, match="starts from fp32"):
         to_int8(Narrator.load("base", dtype=torch.bfloat16).model)
+
+
+def test_joined_eight_bit_matrices_give_each_ones_bits() -> None:
+    narrator = Narrator.load("base", int8=True)
+    attention = narrator.model.model.language_model.layers[0].self_attn
+    parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+    x = torch.randn(1, 192, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(fuse_int8(parts)(x), torch.cat([part(x) for part in parts], dim=-1))
+    with pytest.raises(TypeError, match="quantise the model first"):
+        fuse_int8([narrator.model.model.projector])
+
+    # Step by step and all at once differ by the activations' quantisation alone: one scale a call.
+    ids = torch.tensor([narrator.processor.encode_prompt("Describe the picture in detail.")])
+    cache = narrator._cache(1, 40, torch.zeros(1))
+    lean = LeanStep(narrator.model)
+    with torch.inference_mode():
+        stepped = torch.cat([lean(int(token), cache) for token in ids[0]])
+        rows = torch.cat([narrator.model(input_ids=ids[:, : n + 1]).logits[:, -1] for n in range(ids.shape[1])])
+    assert float((stepped - rows).abs().max() / rows.std()) < 0.5
 
 
 def test_the_cache_refuses_to_be_overfilled_and_mixed_lengths() -> None:
