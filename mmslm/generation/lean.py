@@ -107,9 +107,11 @@ def _norm(norm: nn.Module, x: Tensor) -> Tensor:
     """RMSNorm of one vector; sums in fp32 as the module has it."""
     assert isinstance(norm, nn.RMSNorm)
     wide, eps = x.float(), float(norm.eps or 0.0)
-    square = torch.linalg.vecdot(wide, wide, dim=-1) / x.shape[-1]
+    flat = wide.view(-1)
+    square = torch.dot(flat, flat)
     # On a CPU a Python number is the fastest scalar; elsewhere reading it would wait for the device.
-    scale = (square.item() + eps) ** -0.5 if x.device.type == "cpu" else torch.rsqrt(square + eps)
+    on_cpu = x.device.type == "cpu"
+    scale = (square.item() / len(flat) + eps) ** -0.5 if on_cpu else torch.rsqrt(square / len(flat) + eps)
     return (wide * scale).to(x.dtype) * norm.weight
 
 
