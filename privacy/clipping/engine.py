@@ -119,10 +119,15 @@ class OneBackward:
         """
         try:
             check_losses(losses, sample_mask)
+            watched = self.recorder.watched
             self.recorder.check()
             calls = list(self.recorder.calls)
             if len(losses) == 0:
                 return BatchCounts()
+            if not losses.requires_grad and watched and not calls:
+                # No trained layer ran: text alone passes by image experts. Such samples count and contribute zero; an
+                # error here would depend on the data that was drawn.
+                return self.accumulate(losses, sample_mask)
             if not losses.requires_grad:
                 raise ValueError("the losses carry no gradient; compute them under grad mode from the engine's model.")
             if self._check and len(losses) > 1 and any(call.module not in self._checked for call in calls):

@@ -264,6 +264,11 @@ class Recorder:
         for call in self.calls:
             call.check_unchanged()
 
+    @property
+    def watched(self) -> bool:
+        """Whether the model's own forward pass ran under grad mode since the last `check` or `drop`."""
+        return self._state is not None
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """A stretch in which layers run as if there were no hooks."""

@@ -75,3 +75,28 @@ def test_clipped_sums_equal_the_fp64_loop(prepare) -> None:
             truth += min(1.0, clip_norm / max(n, 1e-300)) * sample.get(name, torch.zeros_like(truth))
         gap, size = gap + float((total - truth).square().sum()), size + float(truth.square().sum())
     assert math.sqrt(gap / size) < 2e-5
+
+
+def test_samples_without_pictures_count_and_contribute_nothing_where_only_image_experts_train() -> None:
+    model = experts(tiny_model())
+    engine = OneBackward(model, FlatClip(1.0))
+    counts = engine.backward(losses(model, batch_of([row(0, 8, 0), row(0, 5, 1)])))
+    assert (counts.examples, counts.clipped, counts.dropped) == (2, 0, 0)
+    assert engine.last_norms is not None and not engine.last_norms.any()
+    assert not any(total.any() for total in engine.take().values())
+
+    # Beside samples with pictures they change nothing.
+    sums = []
+    for rows in ([row(1, 7, 3)], [row(1, 7, 3), row(0, 8, 0), row(0, 5, 1)]):
+        assert engine.backward(losses(model, batch_of(rows))).examples == len(rows)
+        sums.append(engine.take())
+    for parameter, alone in sums[0].items():
+        torch.testing.assert_close(sums[1][parameter], alone, rtol=1e-4, atol=1e-6)
+
+    # Losses that lost their gradient are still an error, not silence.
+    with torch.no_grad():
+        blind = losses(model, batch_of([row(0, 8, 0)]))
+    with pytest.raises(ValueError, match="carry no gradient"):
+        engine.backward(blind)
+    with pytest.raises(ValueError, match="carry no gradient"):
+        engine.backward(losses(model, batch_of([row(1, 7, 3)])).detach())
