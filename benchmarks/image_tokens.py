@@ -8,7 +8,7 @@ Prints one JSON line per case:
                     not trained on, beside a floor that needs no learning and spends more (each 8 x 8 block as its mean
                     colour); the share of the 1,000 codes that occurs and their perplexity
 
-Run: python benchmarks/image_tokens.py [--steps 400] [--save FOLDER]
+Run: python benchmarks/image_tokens.py [--steps 800] [--save FOLDER]
 """
 
 import argparse
@@ -88,8 +88,8 @@ def train(tokenizer: ImageTokenizer, pictures: Tensor, steps: int, batch: int) -
 def main() -> None:
     """Parse the command line, train, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--photos", type=int, default=1500)
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--save", help="a folder for the trained tokenizer")
