@@ -1,6 +1,6 @@
 """Another grid, asked more often. Flower's own waits 3 s between questions, which is longer than a small round takes.
 
-The pause between two questions grows with the time waited, from a twentieth of a second to one second: a short round is
+The pause between two questions grows with the time waited, from a tenth of a second to one second: a short round is
 not held up, and a long one does not ask in vain. Messages leave in batches, so that no request grows with the cohort.
 
 What it refuses: nothing; what the grid beneath refuses stays refused.

@@ -181,6 +181,10 @@ def renew(folder: Path, names: Sequence[str] = (), *, today: datetime.datetime |
     """
     facts = _read_yaml(folder / "deployment.yaml", "mmslm deploy init")
     authority_file, server_file = folder / "authority" / "ca.key", folder / "superlink" / "server.pem"
+    if not authority_file.exists():
+        raise DeploymentError(
+            f"{authority_file} is not here; put the authority's key back for this command, and away again."
+        )
     check_secret(authority_file)
     authority_key = serialization.load_pem_private_key(authority_file.read_bytes(), password=None)
     authority, old = load(folder / "superlink" / "ca.crt"), load(server_file)

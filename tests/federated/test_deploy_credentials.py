@@ -183,7 +183,7 @@ def test_certificates_that_do_not_belong_together_are_refused(made, tmp_path):
     with pytest.raises(DeploymentError, match="not the key of"):
         renew(other.folder)
     (other.folder / "authority" / "ca.key").unlink()
-    with pytest.raises(DeploymentError, match="is missing"):
+    with pytest.raises(DeploymentError, match="put the authority's key back"):
         renew(other.folder)
 
 
@@ -208,3 +208,12 @@ def test_a_port_that_is_taken_is_said_before_anything_starts():
     require_free("127.0.0.1", port)
     with pytest.raises(DeploymentError, match="not an address of this machine"):
         require_free("192.0.2.7", port)
+
+
+def test_the_superlinks_machine_needs_no_nodes_key_and_no_authoritys(made, tmp_path):
+    """Who runs the server of secure sums must not hold the devices' signing keys."""
+    (tmp_path / "there").mkdir(mode=0o700)
+    shutil.copytree(made.superlink, tmp_path / "there" / "superlink")
+    shutil.copy2(made.folder / "deployment.yaml", tmp_path / "there")
+    there = open_deployment(tmp_path / "there")
+    assert days_left(there) > 700 and len(there.public_keys()) == 2
