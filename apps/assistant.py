@@ -31,6 +31,7 @@ from apps.captioner import (
     request_id,
     stream,
 )
+from apps.english import english
 from apps.follow_up import Before, Followed, follow
 from apps.history import MAX_PASSPHRASE, History, Turn
 from apps.sessions import Held, Session, Sessions, Trouble, field_of
@@ -95,6 +96,8 @@ class Assistant:
                 found = follow(question, _before(data.get("before")), tuple(one.name for one in session.photos))
                 if found is None or len(found.question) > MAX_QUESTION:
                     raise Trouble("assistant.unclear")
+                if not english(found.question):
+                    raise Trouble("error.english")
                 asked = found
             held = _named(session, data.get("photos") if asked.photos is None else list(asked.photos))
             if len(session.turns) >= MAX_TURNS:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from apps import purpose, quality, safety
+from apps.english import english
+from apps.follow_up import Before, follow
 from apps.sessions import Held, Session, Sessions, Trouble, field_of, receive
 from apps.theme import markup
 from mmslm.prompts import CAPTION_PROMPTS
@@ -202,17 +204,25 @@ class Captioner:
             question = field_of(data, "question", MAX_QUESTION)
             if not question:
                 raise Trouble("error.no_question")
+            if not english(question):
+                raise Trouble("error.english")
             if data.get("image"):
                 session.photos[:] = [hold(session, self.narrator, data["image"])]
                 session.turns.clear()
             if not session.photos:
                 raise Trouble("error.lost")
+            held = session.photos[-1]
+            # "What colour is it?" is about what the description named.
+            found = follow(question, Before(answer=held.text), ())
+            if found is None:
+                raise Trouble("assistant.unclear")
+            frame = {"held": True, **({} if found.question == question else {"asked": found.question})}
             looks = safety.asks_for_looks(question)
             for update in narrate(
                 self.narrator,
                 session,
-                session.photos[-1],
-                question,
+                held,
+                found.question,
                 request=request,
                 max_tokens=MAX_TOKENS["ask"],
                 finish=str if looks else safety.people,
@@ -220,7 +230,7 @@ class Captioner:
                 # Asked for outright, looks are answered; but never as if they were certain.
                 if looks and update.get("tier") == "sure":
                     update = {**update, "tier": "unsure"}
-                yield {"held": True, **update}
+                yield {**frame, **update}
 
         return guarded(work(), request, {"kind": "ask"})
 

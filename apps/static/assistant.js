@@ -46,7 +46,10 @@
       holder.hidden = Boolean(turns.length);
       holder.textContent = m.t(photos.length ? "assistant.ask_now" : "assistant.nothing_yet");
       $("[data-ask]").setAttribute("aria-disabled", String(busy()));
-      element.querySelectorAll("[data-question-key]").forEach((button) => button.setAttribute("aria-disabled", String(busy())));
+      element.querySelectorAll("[data-question-key], [data-quick-question]").forEach((button) => button.setAttribute("aria-disabled", String(busy())));
+      // What "it" is must have been named before.
+      const named = turns.some((one) => !one.kept && one.parts && one.parts.some((part) => part.text && part.tier !== "unknown"));
+      element.querySelectorAll("[data-after]").forEach((button) => { button.hidden = !named; });
       const halt = $("[data-halt]");
       const focused = document.activeElement === halt;
       halt.hidden = !busy() || request.kind !== "ask";
@@ -73,7 +76,7 @@
       });
     }
 
-    const titled = (turn) => (turn.summary ? m.t("summary.pick") : turn.key && !turn.question ? m.t("quick." + turn.key) : turn.question);
+    const titled = (turn) => (turn.quick ? m.t("quick." + turn.quick) : turn.summary ? m.t("summary.pick") : turn.key && !turn.question ? m.t("quick." + turn.key) : turn.question);
 
     /* Picked sentences, senders, dates: all of it words of the pasted text, shown as text. */
     function drawSummary(reply, found) {
@@ -121,7 +124,7 @@
           m.el("p", { dir: "auto", text: titled(turn) }),
         ]));
         const reply = m.el("li", { class: "reply" }, [m.el("span", { class: "who", text: m.t("assistant.me") })]);
-        if (turn.asked) {
+        if (turn.asked && turn.asked.toLowerCase() !== titled(turn).toLowerCase()) {
           reply.appendChild(m.el("p", { class: "hint", text: m.t("assistant.asked") + " " }, [m.el("span", { lang: "en", dir: "ltr", text: turn.asked })]));
         }
         if (turn.summary) drawSummary(reply, turn.summary);
@@ -243,13 +246,14 @@
       $("[data-choose]").focus();
     }
 
-    function ask(question, key) {
+    /* `quick`: a quick question's name; it is shown in the person's language and asked in the model's. */
+    function ask(question, key, quick) {
       if (busy()) return;
       const ticked = photos.filter((photo) => photo.ready && photo.ticked);
       if (!ticked.length) { fail(photos.length ? "assistant.none_ticked" : "assistant.no_photo"); return; }
       if (!question && !key) { fail("error.no_question"); $("[data-question]").focus(); return; }
       const id = begin("ask", m.t("say.asking"));
-      turns.push({ id: id, question: question, key: key, parts: [], many: ticked.length > 1 });
+      turns.push({ id: id, question: question, key: key, quick: quick, asked: quick ? question : "", parts: [], many: ticked.length > 1 });
       drawTalk();
       show();
       request.payload = { id: id, question: question, level: key, photos: ticked.map((photo) => photo.id), before: before() };
@@ -349,7 +353,8 @@
         else {
           // What was typed is not lost with the answer.
           const box = $("[data-question]");
-          box.value = box.value || (turns.find((turn) => turn.id === request.id) || {}).question || "";
+          const lost = turns.find((turn) => turn.id === request.id) || {};
+          box.value = box.value || (lost.quick ? "" : lost.question) || "";
           turns = turns.filter((turn) => turn.id !== request.id);
           drawTalk();
         }
@@ -425,6 +430,9 @@
     });
     element.querySelectorAll("[data-question-key]").forEach((button) => {
       button.addEventListener("click", () => ask("", button.dataset.questionKey));
+    });
+    element.querySelectorAll("[data-quick-question]").forEach((button) => {
+      button.addEventListener("click", () => ask(m.QUICK[button.dataset.quickQuestion], "", button.dataset.quickQuestion));
     });
     $("[data-pick-form]").addEventListener("submit", (event) => { event.preventDefault(); pick(); });
     $("[data-history-form]").addEventListener("submit", (event) => { event.preventDefault(); unlock(); });

@@ -35,6 +35,7 @@
       $("[data-placeholder]").textContent = m.t(busy() ? "captioner.looking" : "captioner.nothing_yet");
       $("[data-ask]").setAttribute("aria-disabled", String(busy()));
       $("[data-again]").setAttribute("aria-disabled", String(busy()));
+      element.querySelectorAll("[data-quick-question]").forEach((button) => button.setAttribute("aria-disabled", String(busy())));
     }
 
     /* A file that is no usable photo is not kept on the page either. */
@@ -123,7 +124,12 @@
           said.appendChild(m.el("span", { class: "tier small", "data-tier": value.tier, text: m.t("tier." + value.tier) }));
         }
         if (value.tier !== "unknown") said.appendChild(m.el("span", { lang: "en", dir: "ltr", text: value.text || "…" }));
-        list.appendChild(m.el("dt", { text: value.question, dir: "auto" }));
+        const title = value.quick ? m.t("quick." + value.quick) : value.question;
+        const asked = value.asked || (value.quick ? value.question : "");
+        list.appendChild(m.el("dt", { text: title, dir: "auto" }));
+        if (asked && asked.toLowerCase() !== title.toLowerCase()) {
+          said.prepend(m.el("p", { class: "hint", text: m.t("assistant.asked") + " " }, [m.el("span", { lang: "en", dir: "ltr", text: asked })]));
+        }
         list.appendChild(said);
       });
     }
@@ -170,10 +176,16 @@
       const question = box.value.trim();
       if (busy()) return;
       if (!question) { fail("error.no_question"); box.focus(); return; }
-      const id = begin("ask");
-      answers.push({ id: id, question: question, text: "" });
-      drawAnswers();
       box.value = "";
+      ask(question, "");
+    }
+
+    /* `quick`: a quick question's name; it is shown in the person's language and asked in the model's. */
+    function ask(question, quick) {
+      if (busy()) return;
+      const id = begin("ask");
+      answers.push({ id: id, question: question, quick: quick, text: "" });
+      drawAnswers();
       show();
       send({ id: id, question: question });
     }
@@ -240,7 +252,7 @@
           // What was typed is not lost with the answer.
           const box = $("[data-question]");
           const lost = answers.pop();
-          box.value = box.value || lost.question;
+          if (!lost.quick) box.value = box.value || lost.question;
           drawAnswers();
         }
         fail(value.error, value.sentence);
@@ -276,6 +288,9 @@
     $("[data-forget]").addEventListener("click", forget);
     $("[data-again]").addEventListener("click", again);
     $("[data-follow]").addEventListener("submit", follow);
+    element.querySelectorAll("[data-quick-question]").forEach((button) => {
+      button.addEventListener("click", () => ask(m.QUICK[button.dataset.quickQuestion], button.dataset.quickQuestion));
+    });
     $("[data-copy]").addEventListener("click", async () => {
       const done = await m.copy(shown.text);
       m.announce(status, m.t(done ? "say.copied" : "say.not_copied"));

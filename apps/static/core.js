@@ -72,6 +72,9 @@
     window.setTimeout(() => { node.textContent = text; }, 60);
   }
 
+  /* The quick questions, offered in the person's language, are asked in the model's. */
+  const QUICK = { place: "what place is this?", colour: "what colour is it?", where: "where is it?", count: "how many are there?" };
+
   function newId() {
     const bytes = new Uint8Array(9);
     window.crypto.getRandomValues(bytes);
@@ -286,7 +289,7 @@
   else window.setTimeout(() => setLanguage(language), 0);
   window.addEventListener("pagehide", () => voice.hush());
   window.mmslm = {
-    t, translate, announce, newId, prepare, intake, voice, copy, el, header, setLanguage,
+    QUICK, t, translate, announce, newId, prepare, intake, voice, copy, el, header, setLanguage,
     language: () => language,
     onLanguage: (listener) => listeners.push(listener),
     ...window.mmslmLine,
