@@ -63,7 +63,7 @@ def describe(narrator: Narrating, path: Path, name: str, digest: str, level: str
 
     short, certainty = reply("short")
     long = short if level == "short" else reply(level)[0]
-    tier = quality.tier(certainty, flaws) if short else "unknown"
+    tier = quality.tier(certainty, flaws, proven=quality.is_proven(narrator)) if short else "unknown"
     return Entry(
         file=name,
         digest=digest,

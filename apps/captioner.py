@@ -95,7 +95,11 @@ def narrate(
             yield {"phase": "writing", "text": shown}
     final = finish(safety.plain(safety.settled(text) if phase == "stopped" else text))
     final = final[:1].upper() + final[1:] if phase == "stopped" else safety.sentence(final)
-    tier = quality.tier(narrator.confidence_of(values), held.flaws) if final else "unknown"
+    tier = (
+        quality.tier(narrator.confidence_of(values), held.flaws, proven=quality.is_proven(narrator))
+        if final
+        else "unknown"
+    )
     yield {"phase": phase, "text": final, "tier": tier, "notices": list(safety.notices(final))}
 
 

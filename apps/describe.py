@@ -54,18 +54,21 @@ def caption_photos(paths: list[Path], model: str | None, level: str, alt_text: P
             failed += 1
             continue
         reply = narrator.say(narrator.look(image), CAPTION_PROMPTS[level])
-        text = framed(image, reply.text, reply.confidence, level=level)
+        text = framed(image, reply.text, reply.confidence, proven=quality.is_proven(narrator), level=level)
         print(f"{path}: {text}" if len(files) > 1 else text)
     return 2 if failed else 0
 
 
-def framed(image: Image.Image, text: str, confidence: float, *, level: str = "ask", looks: bool = False) -> str:
-    """One line as the page says it. ``looks``: the question asked for what is else left out of people."""
+def framed(
+    image: Image.Image, text: str, confidence: float, *, proven: bool, level: str = "ask", looks: bool = False
+) -> str:
+    """One line as the page says it. ``looks``: the question asked for what is else left out of people; ``proven`` as in
+    ``quality.tier``."""
     text = safety.plain(text)
     text = text if looks else safety.people(text)
     text = safety.sentence(safety.quoted(text) if level == "text" else text)
     found = quality.flaws(image)
-    tier = quality.tier(confidence, found) if text else "unknown"
+    tier = quality.tier(confidence, found, proven=proven) if text else "unknown"
     if looks and tier == "sure":
         tier = "unsure"
     notices = safety.notices(text) or (("unseen",) if level == "hazard" else ())
@@ -85,5 +88,6 @@ def ask_photo(path: Path, question: str, model: str | None) -> int:
     image = open_image(path)
     narrator = Narrator.load(find_model(model))
     reply = narrator.say(narrator.look(image), question)
-    print(framed(image, reply.text, reply.confidence, looks=safety.asks_for_looks(question)))
+    looks = safety.asks_for_looks(question)
+    print(framed(image, reply.text, reply.confidence, proven=quality.is_proven(narrator), looks=looks))
     return 0

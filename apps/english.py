@@ -18,7 +18,7 @@ _ENGLISH = frozenset([
     "of", "read", "tell", "describe", "show", "about", "see", "look",
 ])
 _OTHERS = frozenset([
-    "hay", "una", "uno", "el", "la", "los", "las", "del", "que", "donde", "cuantos", "cuantas", "es", "esta", "en", "hace", "tiene",
+    "hay", "una", "uno", "el", "la", "los", "las", "del", "que", "donde", "cuantos", "cuantas", "es", "esta", "en", "tiene",
     "quien", "lee", "leer", "algo",
     "il", "une", "le", "les", "des", "du", "est", "ce", "combien", "ou", "quelle", "quel", "quels", "dans", "sur", "sont", "lis",
     "qui", "couleur",

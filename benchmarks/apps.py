@@ -104,6 +104,7 @@ class Timed:
 
     def __init__(self, narrator: Any, pieces: int | None = None) -> None:
         self.narrator, self.limit = narrator, pieces
+        self.calibration = narrator.calibration
         self.look_s = self.talk_s = 0.0
         self.pieces = 0
         self.seen: list[bytes] = []

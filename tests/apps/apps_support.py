@@ -43,6 +43,8 @@ class Speaker:
     def __init__(self, replies: dict[str, str] | None = None, *, confidence: float = 0.95, pause: float = 0.0) -> None:
         self.replies = replies or {}
         self.confidence, self.pause = confidence, pause
+        # As of a model whose confidence was proven; None for one whose was not.
+        self.calibration: object | None = "proven"
         self.looked = 0
         self.prompts: list[str] = []
         self.seen: list[float] = []

@@ -21,16 +21,18 @@ from apps.describe import framed
     ],
 )
 def test_doubt_and_policy_come_with_the_words(text: str, confidence: float, level: str, said: str) -> None:
-    assert framed(picture(1), text, confidence, level=level).rstrip(".") == said.rstrip(".")
+    assert framed(picture(1), text, confidence, proven=True, level=level).rstrip(".") == said.rstrip(".")
 
 
 def test_warnings_come_first_then_what_is_wrong_with_the_photo() -> None:
-    line = framed(picture(1).filter(ImageFilter.GaussianBlur(4)), "a kettle", 0.99)
+    line = framed(picture(1).filter(ImageFilter.GaussianBlur(4)), "a kettle", 0.99, proven=True)
     heat, blur, doubt = line.index("Heat or fire"), line.index("The photo is blurred"), line.index("I may be wrong")
     assert heat < blur < doubt < line.index("A kettle.")
-    assert framed(picture(1), "a cup", 0.99, level="hazard").startswith("No danger is named, but there may be one")
-    assert "I cannot tell" in framed(Image.new("RGB", (64, 64), "grey"), "a cup", 0.99)
+    assert framed(picture(1), "a cup", 0.99, proven=True, level="hazard").startswith(
+        "No danger is named, but there may be one"
+    )
+    assert "I cannot tell" in framed(Image.new("RGB", (64, 64), "grey"), "a cup", 0.99, proven=True)
 
 
 def test_looks_are_told_when_asked_for_and_never_as_certain() -> None:
-    assert framed(picture(1), "a woman", 0.99, looks=True) == "I may be wrong: A woman."
+    assert framed(picture(1), "a woman", 0.99, proven=True, looks=True) == "I may be wrong: A woman."

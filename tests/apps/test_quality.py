@@ -65,15 +65,15 @@ def test_real_photos_pass_and_their_blurred_copies_do_not() -> None:
 def test_more_confidence_never_sounds_less_sure(a: float, b: float) -> None:
     order = ["unknown", "unsure", "sure"]
     low, high = sorted((a, b))
-    assert order.index(quality.tier(low)) <= order.index(quality.tier(high))
+    assert order.index(quality.tier(low, proven=True)) <= order.index(quality.tier(high, proven=True))
 
 
 def test_a_spoilt_photo_is_never_sure_and_a_blank_one_is_not_guessed_at() -> None:
-    assert quality.tier(0.99) == "sure"
-    assert quality.tier(0.99, ["blur"]) == "unsure"
-    assert quality.tier(0.99, ["small"]) == "sure"
-    assert quality.tier(0.99, ["blank"]) == "unknown"
-    assert quality.tier(float("nan")) == "unknown"
+    assert quality.tier(0.99, proven=True) == "sure"
+    assert quality.tier(0.99, ["blur"], proven=True) == "unsure"
+    assert quality.tier(0.99, ["small"], proven=True) == "sure"
+    assert quality.tier(0.99, ["blank"], proven=True) == "unknown"
+    assert quality.tier(float("nan"), proven=True) == "unknown"
 
 
 def test_words_that_looks_do_not_confirm_are_marked_and_only_they() -> None:
@@ -106,3 +106,7 @@ def test_the_other_looks_show_the_same_scene_and_never_mirror_it() -> None:
             return sum(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes(), strict=True))
 
         assert distance(view, small) < distance(view, flipped)
+
+
+def test_nothing_is_sure_while_the_confidence_was_not_held_against_unfamiliar_scenes() -> None:
+    assert [quality.tier(value, proven=False) for value in (0.99, 0.8, 0.5, 0.2)] == ["unsure"] * 3 + ["unknown"]
