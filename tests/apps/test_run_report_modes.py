@@ -85,6 +85,7 @@ def test_a_report_of_each_mode_passes_its_audit(mode, tmp_path, pricer):
     path = report_of(mode, tmp_path / "run")
     (found,) = audit_paths([tmp_path / "run"], pricer=pricer).reports
     assert found.failed == (), found
+    assert {check.id: check.verdict for check in found.checks}["integrity"] == "pass", found
     claim = json.loads(path.read_text())["claim"]
     assert claim["unit"] == ("example" if mode == "device" else "user")
     assert claim["adjacency"] == ("zero_out" if mode in ("bounded", "secure") else "add_or_remove_one")
