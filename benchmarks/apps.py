@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tier", default=None, help="a tier with random weights instead of a model, for example tiny")
     parser.add_argument("--pieces", type=int, default=24, help="where a tier's endless sentences are cut")
     parser.add_argument("--crowd", type=int, default=0, help="how many pages ask at once, instead of one after another")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of sentences")
     options = parser.parse_args(arguments)
 
     began = time.perf_counter()
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.crowd:
             one(address, narrator, photos(0)[0], 0, options.level)
             facts = crowd(address, narrator, photos(options.crowd)[1:], options.level)
-            print(json.dumps(facts, indent=1) if options.json else told(facts))
+            print(json.dumps(facts) if options.json else told(facts))
             return
         rows = [
             one(address, narrator, photo, index, options.level) for index, photo in enumerate(photos(options.photos))
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     if options.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(facts))
         return
     waited = facts["photo_to_announced_s"]
     start = facts["start_s"]

@@ -325,3 +325,11 @@ def test_a_history_that_cannot_be_written_does_not_cost_the_answer(
     path.write_bytes(b"broken")
     assert ask(page, f"what is {CANARY}?")["phase"] == "done"
     assert "could not be changed" in caplog.text and CANARY not in caplog.text
+
+
+def test_a_photo_that_is_sent_again_takes_its_own_place_even_on_a_full_shelf() -> None:
+    page = Assistant(Speaker())
+    for name in ("a", "b", "c", "d", "b"):
+        image = data_url(encoded(picture(ord(name))))
+        assert list(page.photo({"id": name, "photo": name, "image": image}, "p"))[-1]["phase"] == "done"
+    assert sorted(held.name for held in page.sessions.of("p").photos) == ["a", "b", "c", "d"]

@@ -189,3 +189,33 @@ def test_the_page_is_built_of_one_component_with_private_events() -> None:
         for item in demo.config["dependencies"]
         if item["targets"][0][1] in captioner.EVENTS
     )
+
+
+def test_a_question_in_another_language_never_reaches_the_model() -> None:
+    narrator = Speaker()
+    page = Captioner(narrator)
+    describe(page)
+    asked = len(narrator.prompts)
+    last = list(page.ask({"id": "q", "question": "¿De qué color es la taza?"}, "p"))[-1]
+    assert last["error"] == "error.english" and len(narrator.prompts) == asked
+
+
+def test_it_is_the_thing_that_the_description_named_and_the_page_learns_how_it_was_asked() -> None:
+    narrator = Speaker({CAPTION_PROMPTS["short"]: SHORT, "what colour is the kettle?": "Red."})
+    page = Captioner(narrator)
+    describe(page)
+    last = list(page.ask({"id": "q", "question": "what colour is it?"}, "p"))[-1]
+    assert (last["asked"], last["text"]) == ("what colour is the kettle?", "Red.")
+
+
+def test_a_question_may_bring_its_photo_along_to_a_program_that_never_saw_it() -> None:
+    page = Captioner(Speaker({"is there a cup?": "yes"}))
+    assert list(page.ask({"id": "q", "question": "is there a cup?"}, "p"))[-1]["lost"]
+    last = list(page.ask({"id": "q", "question": "is there a cup?", "image": photo()}, "p"))[-1]
+    assert last["phase"] == "done" and last["held"] and last["text"] == "Yes."
+
+
+def test_a_model_whose_confidence_was_not_proven_is_never_sure() -> None:
+    narrator = Speaker(confidence=0.99)
+    narrator.calibration = None
+    assert describe(Captioner(narrator))[-1]["tier"] == "unsure"
