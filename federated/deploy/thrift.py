@@ -1,8 +1,8 @@
 """What Flower's SuperLink does for every request and need do now and then, or not at all.
 
-A round of two nodes is some eighty requests, and on a small machine the SuperLink's CPU decides how long it takes. Profiled,
-a third of that went into two things: each request passed four layers that are for Control and do nothing for others, and
-nearly each one looked in a transaction for tasks whose worker is dead. So requests to Fleet and Runtime go around Control's
+A round of two nodes is dozens of requests, and on a small machine the SuperLink's CPU decides how long it takes. A profile
+showed two things that need not be: each request passed four layers that are for Control and do nothing for others, and
+nearly each one looked, in a transaction, for tasks whose worker is dead. So requests to Fleet and Runtime go around Control's
 layers, and the dead are looked for once a second.
 
 What it refuses: nothing. Control's own requests, and any path that is neither Fleet's nor Runtime's, pass every layer.
