@@ -29,6 +29,7 @@ from federated.strategy import Interrupted, Result, RunFailed
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 120.0  # for a SuperLink to answer, on a busy machine
+RAY_WAITS_FOR = 100  # devices to have answered once; then the workers are warm
 LOOK = 0.25  # seconds between looks at a run's files
 ASK = 1.0  # seconds between questions whether it has ended, which cost its SuperLink's CPU
 
@@ -60,7 +61,11 @@ def on_ray(work: Work, *, cpus_per_device: int = 1, progress: Progress | None = 
         )
         with Control(f"127.0.0.1:{port}", None) as control:
             wait_until(control.answers, programs, seconds=START_SECONDS, what="the simulation's SuperLink")
-            run = control.start(work.run_config(), simulated_nodes=work.settings.households, cpus=cpus_per_device)
+            # Ray's first answers take as long as its workers' imports; a round that did not wait would go without devices.
+            fewest = min(work.settings.households, RAY_WAITS_FOR)
+            run = control.start(
+                work.run_config(wait_for=fewest), simulated_nodes=work.settings.households, cpus=cpus_per_device
+            )
             try:
                 return follow(control, run, work, programs, progress)
             except RunFailed as error:

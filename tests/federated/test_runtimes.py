@@ -112,14 +112,3 @@ def test_a_run_on_ray_ends_as_the_run_in_process_bit_for_bit(tiny_base, tmp_path
     there = on_ray(deployments.work(settings, tiny_base, tmp_path / "there"))
     assert torch.equal(there.vector, here.vector)
     assert there.epsilon == here.epsilon and there.history == here.history
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_a_secure_sum_on_ray_is_the_one_in_process(tiny_base, tmp_path):
-    settings = deployments.settings(**SECURE)
-    here = deployments.in_process(settings, tiny_base, tmp_path / "here")
-    there = on_ray(deployments.work(settings, tiny_base, tmp_path / "there"))
-    assert torch.equal(there.vector, here.vector)
-    assert events(tmp_path / "there") == events(tmp_path / "here")
