@@ -61,7 +61,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"mmslm needs Python 3.11 or newer, this is {v.major}.{v.minor}; run: make PYTHON=python3.11 ...")'
 	@if command -v uv >/dev/null 2>&1; then uv venv -q --allow-existing --seed --python $(PYTHON) $(VENV) && UV=uv; \
 	 else test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); $(BIN)/python -m pip install -q uv && UV=$(BIN)/uv; fi; \
-	 $$UV pip install -q --python $(BIN)/python -c constraints.txt uv -e '.[dev,ray]'
+	 $$UV pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt uv -e '.[dev,ray]'
 	@touch $@
 
 clean:  ## remove what was made (never runs/)
