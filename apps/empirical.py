@@ -1,7 +1,10 @@
 """``mmslm audit --empirical RUN``: attacks a run, and writes what was found into its report.
 
-Canaries: a federated run's own rounds are run again with canary households (``federated.empirical``); any other report,
-or ``--mechanism-only``, has its events replayed (``privacy.audit.empirical.replay``). Neither touches private data.
+Canaries: a federated run's own rounds are run again with canary households (``federated.empirical``), in every mode whose
+claim is about a household; of devices that protect their own photos, of any other report, or with ``--mechanism-only``, the
+events are replayed (``privacy.audit.empirical.replay``). A federated run's own account is checked promise by promise in every
+mode. Nothing of this touches private data. What was not looked at is written into the report too.
+
 Membership inference looks at private photos, so its numbers go into the report of a simulation only; for real people
 they are shown to the operator, and the report says no more than that the attack was made.
 
@@ -15,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +65,9 @@ def attack(path: Path, options: Options) -> list[str]:
     report = check_report(plain)
     key = _signing_key(report, options)
     job = None if options.mechanism_only or file.name != "report.json" else _run_of(file.parent, report)
-    entries = _attack_rounds(job, report, options) if job else _attack_events(report, options)
-    found = _membership(job, report, options) if job and options.households else None
+    entries = _attacked(job, report, options)
+    about_households = job is not None and report.claim.unit == "user"
+    found = _membership(job, report, options) if job and about_households and options.households else None
     for entry in entries:
         plain = attach_audit(plain, entry.to_json())
     if found is not None:
@@ -112,7 +116,6 @@ def _run_of(folder: Path, report: Report) -> Job | None:
     from apps.run import Job
     from apps.run_config import RunConfig
     from federated.accounts import LEDGER
-    from federated.empirical import attackable
     from mmslm.config import ConfigError, load_config
 
     if not (folder / "config.yaml").is_file() or not (folder / LEDGER).is_file():
@@ -121,12 +124,17 @@ def _run_of(folder: Path, report: Report) -> Job | None:
         settings = load_config(folder / "config.yaml", RunConfig)
     except ConfigError:
         return None
-    federated, sampling = settings.federated, report.sampling
-    if not attackable(federated):
+    federated = settings.federated
+    if not federated.private:
         return None
-    if (federated.sampling_rate, federated.clip_norm) != (sampling.rate, report.mechanism.clip_norm):
+    drawn = (report.sampling.rate, federated.sampling_rate)
+    if federated.trust == "device":
+        drawn = (report.sampling.rate, federated.on_device.sampling_rate)
+    elif federated.participation == "bounded":
+        drawn = (report.sampling.batch, federated.cohort)
+    if drawn[0] != drawn[1] or federated.clip_norm != report.mechanism.clip_norm:
         raise ValueError(
-            f"{folder / 'config.yaml'} and the report disagree about sampling rate or clipping norm; "
+            f"{folder / 'config.yaml'} and the report disagree about sampling or clipping norm; "
             f"`mmslm audit {folder}` says which files were changed."
         )
     return Job(settings, folder)
@@ -135,25 +143,36 @@ def _run_of(folder: Path, report: Report) -> Job | None:
 # Canaries -------------------------------------------------------------------------------------------------------------
 
 
-def _attack_rounds(job: Job, report: Report, options: Options) -> list[EmpiricalAudit]:
+def _attacked(job: Job | None, report: Report, options: Options) -> list[EmpiricalAudit]:
+    """The entries of the attack: canaries' bounds, with the direct checks of the run's own account where there is a run."""
+    if job is None:
+        said = ["Only the events were attacked: sampler, clipping and noise of the run's own path were not checked."]
+        return _attack_events(report, options, [], said)
     from federated.accounts import LEDGER
-    from federated.empirical import attack_rounds, check_rounds
+    from federated.empirical import attack_rounds, attackable, check_rounds, not_shown
 
-    with tempfile.TemporaryDirectory(prefix="mmslm-attack-") as folder, _bar("canary households", "round") as told:
-        scores, coins = attack_rounds(
-            job.settings.federated,
-            job.folder / LEDGER,
-            Path(folder),
-            dimension=_dimension(job.folder),
-            canaries=options.canaries,
-            seed=options.seed,
-            progress=told,
-        )
-        checks = check_rounds(job.settings.federated, job.folder / LEDGER, Path(folder) / "checks")
-    return _entries(scores, coins, report, options, "the run's own rounds, with canary households", checks)
+    federated, ledger = job.settings.federated, job.folder / LEDGER
+    with tempfile.TemporaryDirectory(prefix="mmslm-attack-") as folder:
+        checks = check_rounds(federated, ledger, Path(folder) / "checks")
+        said = not_shown(federated)
+        if not attackable(federated):
+            return _attack_events(report, options, checks, said)
+        with _bar("canary households", "round") as told:
+            scores, coins = attack_rounds(
+                federated,
+                ledger,
+                Path(folder),
+                dimension=_dimension(job.folder),
+                canaries=options.canaries,
+                seed=options.seed,
+                progress=told,
+            )
+    return _entries(scores, coins, report, options, "the run's own rounds, with canary households", checks, said)
 
 
-def _attack_events(report: Report, options: Options) -> list[EmpiricalAudit]:
+def _attack_events(
+    report: Report, options: Options, checks: Sequence[Finding], said: Sequence[str]
+) -> list[EmpiricalAudit]:
     from privacy.audit.empirical.replay import replay_scores
 
     with _bar("canaries", "release") as told:
@@ -164,7 +183,7 @@ def _attack_events(report: Report, options: Options) -> list[EmpiricalAudit]:
             seed=options.seed,
             progress=told,
         )
-    return _entries(scores, coins, report, options, "the report's events, replayed")
+    return _entries(scores, coins, report, options, "the report's events, replayed", checks, said)
 
 
 def _events(report: Report) -> list[Any]:
@@ -174,18 +193,22 @@ def _events(report: Report) -> list[Any]:
 
 
 def _entries(
-    scores: Any, coins: Any, report: Report, options: Options, attacked: str, checks: Sequence[Finding] = ()
+    scores: Any,
+    coins: Any,
+    report: Report,
+    options: Options,
+    attacked: str,
+    checks: Sequence[Finding],
+    said: Sequence[str],
 ) -> list[EmpiricalAudit]:
     from privacy.audit.empirical.claim import attack_entries
     from privacy.report.recompute import merge
 
     earlier = len({item.details.get("attack", place) for place, item in enumerate(report.audit)})
     details: dict[str, Any] = {"attacked": attacked, "ledger_head": report.ledger.head}
-    if checks:
-        details["checks"] = [{"check": item.check, "passed": item.passed, "reason": item.reason} for item in checks]
     if options.seed is not None:
         details["coins"] = "seeded (simulation)"
-    return attack_entries(
+    first, *others = attack_entries(
         scores,
         coins,
         merge(_events(report)),
@@ -194,6 +217,12 @@ def _entries(
         earlier=earlier,
         details=details,
     )
+    beside: dict[str, Any] = {}  # said once, in the first entry of the attack
+    if checks:
+        beside["checks"] = [{"check": item.check, "passed": item.passed, "reason": item.reason} for item in checks]
+    if said:
+        beside["not_shown"] = list(said)
+    return [replace(first, details={**first.details, **beside}), *others]
 
 
 def _dimension(folder: Path) -> int:
@@ -260,9 +289,12 @@ def _membership(job: Job, report: Report, options: Options) -> Membership | None
 
 
 def _who_took_part(job: Job, report: Report) -> NDArray[np.int64]:
-    """Devices that were in a cohort where a seed says so; in a real run nobody knows, and all households are candidates."""
+    """Devices that were in a cohort where a seed says so; in a real run nobody knows, and all households are candidates.
+
+    So are they with bounded participation, where who took part lies beside the run and is not asked for.
+    """
     settings = job.settings.federated
-    if settings.noise != "simulation":
+    if settings.noise != "simulation" or settings.participation == "bounded":
         return np.arange(settings.households)
     from privacy.sampling import PoissonSampler
 
@@ -299,6 +331,7 @@ def _told(report: Report, entries: list[EmpiricalAudit], found: Membership | Non
     ]
     for item in entries[0].details.get("checks", []):
         lines.append(f"- {item['check']}: {'kept' if item['passed'] else 'BROKEN'}. {item['reason']}")
+    lines += [f"- not shown: {sentence}" for sentence in entries[0].details.get("not_shown", [])]
     if found is not None:
         rates = ", ".join(
             f"{rate.value:.1%} at {rate.false_positive_rate:.1%}" + ("" if rate.resolved else " (too few to tell)")

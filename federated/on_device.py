@@ -192,7 +192,7 @@ def train_privately(bench: Bench, device: int, round_number: int, start: Tensor,
             torch.optim.SGD(parameters, lr=settings.local_learning_rate),
             noise_multiplier=noise_multiplier,
             # The sampling that is stated must not tell how many photos there are; the coins are the same.
-            sampler=_Coins(sum(map(_rows, batches)), settings, seed if simulated else None),
+            sampler=PhotoCoins(sum(map(_rows, batches)), settings, seed if simulated else None),
             noise=SeededNoise(seed) if simulated else SecureNoise(),
             divisor=settings.on_device.sampling_rate * settings.photos_per_household,  # public, unlike the true number
             before_release=book.pay,
@@ -216,7 +216,7 @@ def train_privately(bench: Bench, device: int, round_number: int, start: Tensor,
     return bench.adapters.read() - start
 
 
-class _Coins(PoissonSampler):
+class PhotoCoins(PoissonSampler):
     """Poisson sampling of a device's own photos, whose number the stated sampling leaves out."""
 
     def __init__(self, photos: int, settings: FederatedConfig, seed: int | None) -> None:

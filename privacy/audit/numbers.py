@@ -29,6 +29,7 @@ _GRID_ERROR = 1e-3  # what loss grids of 1e-4 may differ by where epsilon itself
 _SMALL_DELTA = 1e-9
 _MOST_CANARIES = 1_000_000
 _FEW_CANARIES = 100
+_MOST_LIMITS = 10  # sentences on what an attack did not look at
 _OWN_SIGNIFICANCE = 0.01  # an attack that claims more confidence than this is judged at this: it may not excuse itself
 _MOST_CANDIDATES = 20
 
@@ -215,6 +216,10 @@ def _attack_findings(evidence: Evidence, item: EmpiricalAudit, pricer: Pricer) -
                 "fail",
                 f"A promise was found broken ({str(check.get('check'))[:40]}): {str(check.get('reason'))[:200]}",
             )
+    limits = item.details.get("not_shown")
+    for sentence in limits[:_MOST_LIMITS] if isinstance(limits, list) else []:
+        if isinstance(sentence, str):
+            yield "flag", f"Not shown: {sentence[:300]}"
     limit = claim.epsilon
     if item.delta < claim.delta:  # a smaller delta allows a larger epsilon: ask the accountant there
         try:

@@ -13,6 +13,8 @@ from privacy.report.charts import bar
 from privacy.report.models import EmpiricalAudit, Report
 from privacy.report.words import upward
 
+_MOST = 20  # checks, or sentences, of one attack that are shown
+
 
 def sure(confidence: float) -> str:
     """A confidence in percent, rounded down: 0.975 is '97.5%', never 98%."""
@@ -61,7 +63,23 @@ def _item(item: EmpiricalAudit) -> str:
         parts.append(f"It assumes {escape(assumes[:200])}.")
     if item.rule:
         parts.append(f"Against luck: {escape(item.rule)}.")
-    return " ".join(parts) + _membership(item.details.get("membership"))
+    details = item.details
+    tested = [_tested(check) for check in _listed(details.get("checks"))]
+    limits = [f"Not shown: {escape(said[:300])}" for said in _listed(details.get("not_shown")) if isinstance(said, str)]
+    lines = [" ".join(parts), *filter(None, tested), *limits]
+    return "<br>".join(lines) + _membership(details.get("membership"))
+
+
+def _listed(found: Any) -> list[Any]:
+    return found[:_MOST] if isinstance(found, list) else []
+
+
+def _tested(check: Any) -> str:
+    """One direct check: its name, whether the promise was kept, and by what."""
+    if not isinstance(check, dict) or not isinstance(check.get("passed"), bool):
+        return ""
+    verdict = "kept" if check["passed"] else "<strong>BROKEN</strong>"
+    return f"{escape(str(check.get('check'))[:40])}: {verdict}. {escape(str(check.get('reason'))[:200])}"
 
 
 def _membership(found: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apps import cli
-from apps.run import Job, run
+from apps.run import Job, run, run_folder
 from apps.run_config import RunConfig
 from mmslm.config import ConfigError, load_config
 from privacy.audit import audit_paths
@@ -60,6 +60,45 @@ def test_the_audit_recomputes_the_claim_and_agrees(done: Path) -> None:
     assert 0 < claim["epsilon"] <= 8.0 + 1e-9
     assert claim["unit"] == "user"
     assert claim["simulation"] is True
+
+
+def test_an_attack_on_the_trained_run_is_written_down_and_passes(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attacked = tmp_path / "attacked"
+    shutil.copytree(done, attacked)
+    command = ["audit", "--empirical", str(attacked), "--canaries", "60", "--households", "10", "--seed", "1"]
+    assert cli.main(command) == 0
+    told = capsys.readouterr().out
+    report = json.loads((attacked / "report.json").read_text())
+    first, last = report["audit"]
+    assert first["details"]["attacked"] == "the run's own rounds, with canary households"
+    assert first["m"] == 60 and first["lower_bound"] <= report["claim"]["epsilon"]
+    kept = {check["check"]: check["passed"] for check in first["details"]["checks"]}
+    assert kept == {"noise": True, "sensitivity": True, "sampler": True}
+    assert last["details"]["membership"]["members"] > 0  # a simulation: its numbers may be told
+    page = (attacked / "report.html").read_text()
+    for said in ("noise: kept", "sensitivity: kept", "sampler: kept"):
+        assert said in told and said in page
+
+
+def test_a_run_moved_aside_takes_along_what_lies_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load_config("quickstart", RunConfig, SMALL)
+    folder = tmp_path / "run"
+    for name in ("run", "run-secret", "run-devices", "run-without-privacy", "run-of-others"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mark").write_text(name)
+    assert run_folder(settings, folder, restart=True) == folder
+    (aside,) = tmp_path.glob("run.*[0-9]")
+    moved = {path.name: (path / "mark").read_text() for path in tmp_path.iterdir()}
+    assert moved == {
+        aside.name: "run",
+        f"{aside.name}-secret": "run-secret",
+        f"{aside.name}-devices": "run-devices",
+        f"{aside.name}-without-privacy": "run-without-privacy",
+        "run-of-others": "run-of-others",
+    }
+    assert str(aside) in capsys.readouterr().out
 
 
 def test_a_lowered_noise_in_the_ledger_fails_the_audit(done: Path, tmp_path: Path) -> None:

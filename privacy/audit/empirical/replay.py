@@ -88,7 +88,8 @@ def _steps(events: list[Event]) -> Iterator[GaussianRelease]:
             continue
         if not isinstance(event, GaussianRelease):
             raise ValueError(
-                f"a {event.kind.replace('_', ' ')} event cannot be made again here, so it is not attacked."
+                f"a {event.kind.replace('_', ' ')} event cannot be made again from the report alone; give the run's folder, "
+                "with its config.yaml, whose own rounds are attacked (and leave out --mechanism-only)."
             )
         if not math.isclose(event.sensitivity, 1.0):
             raise ValueError(
