@@ -26,10 +26,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from apps import theme
 from apps.i18n import LANGUAGES, words
+from apps.loading import Loading
 from apps.models import find_model
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from apps.captioner import Narrating
 
 log = logging.getLogger(__name__)
 
@@ -331,7 +334,7 @@ def _free_port(host: str) -> int:
 def make_pages(
     which: str | None, model_dir: str | Path | None, reports: Sequence[str | Path], *, local: bool = True
 ) -> dict[str, Page]:
-    """The pages asked for (all when ``which`` is None), with the model loaded once for those that need it.
+    """The pages asked for (all when ``which`` is None), with one model for those that need it, which is still to be loaded.
 
     ``local``: whether only people at this machine can reach the pages.
     """
@@ -341,9 +344,13 @@ def make_pages(
     pages: dict[str, Page] = {}
     if {"captioner", "assistant"} & set(wanted):
         folder = find_model(model_dir)
-        from mmslm.generation import Narrator
 
-        narrator = Narrator.load(folder)
+        def load() -> Narrating:
+            from mmslm.generation import Narrator
+
+            return Narrator.load(folder)
+
+        narrator = Loading(load)
         if "captioner" in wanted:
             from apps.captioner import Captioner
 
@@ -359,6 +366,12 @@ def make_pages(
 
         pages["privacy"] = Dashboard(reports, anywhere=local)
     return pages
+
+
+def models_of(pages: Mapping[str, Page]) -> list[Loading]:
+    """The models behind the pages that are still to be loaded, each once."""
+    found = [getattr(page, "narrator", None) for page in pages.values()]
+    return list({id(model): model for model in found if isinstance(model, Loading)}.values())
 
 
 def launch(
@@ -381,7 +394,7 @@ def launch(
     ended = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    tell("mmslm is starting; the model is being loaded.")
+    tell("mmslm is starting.")
     pages = make_pages(which, model_dir, reports, local=is_loopback(host))
     with serve(pages, host=host, port=port, auth=pair) as address:
         tell(f"mmslm is at {address} (Ctrl-C ends it). It works offline and keeps photos in memory only.")
@@ -395,5 +408,12 @@ def launch(
 
             webbrowser.open(address)
         with contextlib.suppress(KeyboardInterrupt):
+            for model in models_of(pages):
+                # The page is there first: loading takes about as long as choosing a photo does.
+                model.start()
+                while not ended.is_set() and not model.wait(0.2):
+                    pass
+                if not ended.is_set():
+                    tell("The model is loaded.")
             ended.wait()
     tell("mmslm has ended; everything it held is forgotten.")
