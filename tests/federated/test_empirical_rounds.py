@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TinyFeeder, TinyModel
 
 from federated import accounts
 from federated.accounts import LEDGER, PrivateAccount
 from federated.bench import Bench
 from federated.empirical import attack_rounds, check_rounds, household_losses
+from federated.secure_aggregation.plan import SecurePlan
 from federated.settings import FederatedConfig
 from federated.vector import AdapterVector
+from privacy.accounting import epsilon as price
 from privacy.audit.empirical.one_run import one_run_audit
+from privacy.correlated import CorrelatedNoise
 from privacy.mechanism import GaussianSum
 from privacy.noise import SeededNoise
 from privacy.sampling import PoissonSampler
@@ -111,6 +115,55 @@ def test_without_noise_the_canaries_alone_show_it(
         scores, coins = attack_rounds(SETTINGS, ledger, tmp_path / place, dimension=600, canaries=300, seed=1)
         found.append(one_run_audit(scores[coins], scores[~coins], delta=SETTINGS.delta, method="steinke"))
     assert found[1].v > found[0].v and found[1].v >= found[1].r - 1
+
+
+MODES = {
+    "adaptive": {"adaptive": {"enabled": True, "count_noise": 5.0}},
+    "bounded": {
+        "participation": "bounded",
+        "noise_multiplier": 1.5,
+        "bounded": {"min_separation": 2, "max_participations": 3, "bands": 3},
+    },
+    "secure": {
+        "noise_multiplier": 1.5,
+        "sampling_rate": 0.2,
+        "participation": "bounded",
+        "trust": "secure_aggregation",
+        "bounded": {"min_separation": 2, "max_participations": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_canaries_in_other_modes_show_a_part_of_epsilon_and_all_of_a_missing_noise(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {**SETTINGS.model_dump(), "epsilon": 900.0, "noise_multiplier": 0.7, "rounds": 6}
+    settings = FederatedConfig(**{**plain, **MODES[mode], "households": 80})
+    (tmp_path / "run").mkdir()
+    account = accounts.open_account(settings, tmp_path / "run", fresh=True)
+    if mode == "adaptive":
+        events = [(account.mechanism.event("federated round"), number) for number in range(settings.rounds)]
+    else:
+        events = [(account.event, 0)]
+    for event, step in events:
+        account.ledger.append(event, step=step)
+    found = []
+    for place in ("honest", "broken"):
+        if place == "broken":
+            monkeypatch.setattr(accounts, "GaussianSum", NoNoise)
+            monkeypatch.setattr(CorrelatedNoise, "normal", lambda self, shape, std, **_: torch.zeros(shape).double())
+            monkeypatch.setattr(SecurePlan, "noise", lambda self, _: np.zeros(self.dimension, dtype=np.int64))
+        scores, coins = attack_rounds(
+            settings, tmp_path / "run" / LEDGER, tmp_path / place, dimension=900, canaries=200, seed=1
+        )
+        found.append(one_run_audit(scores[coins], scores[~coins], delta=settings.delta, method="steinke"))
+    honest, broken = found
+    claimed = price([event for event, _ in events], settings.delta, "rdp")
+    assert honest.lower_bound < claimed
+    assert honest.v > honest.r / 2
+    assert honest.lower_bound > 0 or mode == "secure"  # whose 32 canaries are too few for a bound
+    assert broken.v > honest.v and broken.v >= broken.r - 1
 
 
 def test_the_attack_never_draws_the_runs_own_noise_or_cohorts(

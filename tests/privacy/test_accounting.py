@@ -376,3 +376,11 @@ def test_the_gdp_summary_of_a_gaussian_is_its_mu_and_of_a_sampled_run_covers_it(
     for value, delta in profile(events, deltas=[1e-9, 1e-6, 1e-3, 0.1]):
         assert gaussian_delta(summary.mu, value) >= delta * (1 - 1e-3)
     assert 0 < summary.regret < 0.1
+
+
+def test_opacus_prv_is_quiet_where_only_its_grid_is_wider_than_need_be(recwarn):
+    """Few releases with much noise: its largest Renyi order fits best, which sizes the grid and leaves epsilon alone."""
+    events = [GaussianRelease(10.0, Sampling("poisson", rate=0.2), count=2, unit="user")]
+    prv = epsilon(events, 1e-3, "prv")
+    assert prv == pytest.approx(epsilon(events, 1e-3, "pld"), abs=0.025)
+    assert [str(warning.message) for warning in recwarn] == []
