@@ -149,6 +149,5 @@ def check_bound(account: Account, settings: FederatedConfig) -> Finding:
     bound = settings.bounded
     allowed = f"at most {bound.max_participations} times, {bound.min_separation} rounds apart"
     kept = most <= bound.max_participations and closest >= bound.min_separation
-    said = f"A device takes part up to {most} times"
-    said += f", {closest} rounds apart." if most > 1 else "."
+    said = f"A device takes part up to {most} times, {closest} rounds apart." if most > 1 else "No device comes twice."
     return Finding("sampler", kept, float(most), allowed, said)

@@ -183,7 +183,8 @@ def not_shown(settings: FederatedConfig) -> list[str]:
             "released sums cannot see them."
         )
         said.append(
-            "The canaries are as few as the run's own cohorts hold, because the noise of a secure sum depends on its size."
+            "Leaks that only many canaries would show: there are as few as the run's own cohorts hold, on whose size the "
+            "noise of a secure sum depends."
         )
     if settings.trust == "device":
         said.append(
