@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import secrets
 from pathlib import Path
 
 from apps.run_config import DataConfig, RunConfig
@@ -21,10 +20,9 @@ from mmslm.config import ConfigError, load_config
 from privacy.canonical import UnreadableError
 from privacy.ledger import Ledger, LedgerError
 from privacy.report import Parent, data_commitment, read_report
-from privacy.report.keys import read_private, write_private
+from privacy.report.commitment import commitment_key
 from privacy.report.recompute import merge
 
-KEY_NAME = ".commitment-key"
 KEYLESS = "hmac-sha256, public key: a simulated population, named by its seed"
 KEYED = "hmac-sha256, secret key kept beside the runs"
 _PUBLIC_KEY = b"mmslm: simulated data, no secret"
@@ -36,30 +34,9 @@ def commitment(data: DataConfig, folder: Path) -> tuple[str, str]:
     """(commitment, scheme) of the data that the run in ``folder`` uses. Raises ValueError, OSError."""
     if data.folder is None:
         return data_commitment(_PUBLIC_KEY, [f"{data.source} {data.seed}".encode()]), KEYLESS
-    key = commitment_key(data, folder)
+    key = commitment_key(folder, data.commitment_key)
     photos = (path for path in sorted(data.folder.rglob("*")) if path.is_file() and path != data.commitment_key)
     return data_commitment(key, map(_digest, photos)), KEYED
-
-
-def commitment_key(data: DataConfig, folder: Path) -> bytes:
-    """The key of the data: read, or made where there is none yet. Raises ValueError, OSError."""
-    path = data.commitment_key or folder.parent / KEY_NAME
-    if path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"the commitment key {path} lies in the run's folder, which is handed out; keep it elsewhere.")
-    try:
-        return bytes.fromhex(read_private(path).decode("ascii").strip())
-    except UnreadableError:
-        if path.exists():
-            raise
-    except (UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError) or "fromhex" in str(error):
-            raise ValueError(
-                f"{path} holds no commitment key (hexadecimal digits); put the right file there."
-            ) from None
-        raise
-    key = secrets.token_bytes(32)
-    write_private(path, key.hex().encode("ascii") + b"\n")
-    return key
 
 
 def earlier_runs(settings: RunConfig, folder: Path, own_commitment: str) -> list[Parent]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +37,11 @@ from privacy.report import (
     now,
     write_report,
 )
+from privacy.report.commitment import commitment_key
 from privacy.report.models import NoiseKind
 from privacy.sampling import PoissonSampler
 
-LEDGER, KEY, MODEL, CONFIG, BASE = "ledger.jsonl", "commitment.key", "model/model.safetensors", "config.yaml", "base"
+LEDGER, MODEL, CONFIG, BASE = "ledger.jsonl", "model/model.safetensors", "config.yaml", "base"
 
 
 class PhotoAccount:
@@ -135,7 +135,13 @@ class PhotoAccount:
     def report(self, photos: list[CocoPhoto], versions: dict[str, str]) -> tuple[Path, Path]:
         """Write report.json and report.html beside the model. The model, the base and the settings are on the disk."""
         recipe, settings, folder = self.recipe, self.recipe.privacy, self.folder
-        self.ledger.remark("finished", model_hash_after=file_hash(folder / MODEL))
+        commitment = data_commitment(commitment_key(folder), _records(photos))
+        self.ledger.remark(
+            "finished",
+            model_hash_after=file_hash(folder / MODEL),
+            config_hash=file_hash(folder / CONFIG),
+            data_commitment=commitment,
+        )
         spent = price(self.ledger.events(), settings.delta, settings.accountant)
         steps = len(set(self.ledger.steps()))
         names = [MODEL, CONFIG, f"{BASE}/model.safetensors", "private.safetensors"]
@@ -166,7 +172,7 @@ class PhotoAccount:
             ),
             sampling=SamplingFacts.of(self.sampler, steps=steps),
             data=DataFacts(
-                commitment=data_commitment(_key(recipe.cache or folder), _records(photos)),
+                commitment=commitment,
                 population=self.photos,
                 population_is_public=True,
                 deduplicated="not done: photos of one place may be neighbours in the collection",
@@ -233,16 +239,6 @@ def _records(photos: list[CocoPhoto]) -> list[bytes]:
         pixels = hashlib.sha256(np.asarray(photo.image()).tobytes()).hexdigest()
         found.append("\n".join([pixels, *photo.captions]).encode())
     return found
-
-
-def _key(folder: Path) -> bytes:
-    """The commitment key, made once, readable by its owner alone. Runs that share a cache share it, so that an audit
-    of several sees that they are about the same photos."""
-    path = folder / KEY
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
-    return bytes.fromhex(path.read_text(encoding="ascii").strip())
 
 
 def file_hash(path: Path) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from apps_reports import make_run
 
-from apps.data_identity import commitment, commitment_key, earlier_runs
+from apps.data_identity import commitment, earlier_runs
 from apps.run_config import DataConfig, RunConfig
 from mmslm.config import load_config
 from privacy.audit import audit_paths
 from privacy.report import Pricer
+from privacy.report.commitment import commitment_key
 
 
 @pytest.fixture
@@ -44,19 +45,19 @@ def test_two_runs_on_one_data_set_have_one_commitment_and_other_photos_another(p
 def test_the_key_is_secret_and_beside_the_runs_never_in_one(photos: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     (runs / "one").mkdir(parents=True)
-    key = commitment_key(coco(photos), runs / "one")
+    key = commitment_key(runs / "one")
     assert len(key) == 32 and key.hex() == (runs / ".commitment-key").read_text().strip()
     assert stat.S_IMODE((runs / ".commitment-key").stat().st_mode) == 0o600
     assert not list((runs / "one").iterdir())
     with pytest.raises(ValueError, match="handed out"):
-        commitment_key(coco(photos, runs / "one" / "key"), runs / "one")
+        commitment_key(runs / "one", runs / "one" / "key")
     (runs / ".commitment-key").chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        commitment_key(coco(photos), runs / "one")
+        commitment_key(runs / "one")
     (runs / ".commitment-key").write_text("not hexadecimal")
     (runs / ".commitment-key").chmod(0o600)
     with pytest.raises(ValueError, match="no commitment key"):
-        commitment_key(coco(photos), runs / "one")
+        commitment_key(runs / "one")
 
 
 def test_one_key_given_in_the_settings_joins_runs_in_different_places(photos: Path, tmp_path: Path) -> None:

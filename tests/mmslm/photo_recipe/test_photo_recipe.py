@@ -193,6 +193,9 @@ def test_a_stopped_run_ends_with_the_same_bytes(
 def test_a_private_report_audits_clean_and_says_what_it_does_not_cover(private_run: Path) -> None:
     result = audit_paths([private_run])
     assert result.exit_code == 0, result.to_text()
+    checks = {check.id: check.verdict for check in result.reports[0].checks}
+    assert checks["integrity"] == "pass", result.to_text()  # the ledger names the data, its settings and its last model
+    assert not list(private_run.rglob("*key*")), "what an auditor gets holds no key"
     report = json.loads((private_run / "report.json").read_text())
     assert report["claim"]["unit"] == "example" and 0 < report["claim"]["epsilon"] <= 8
     assert report["data"]["tokenizer_trained_on"] == "public captions only"
