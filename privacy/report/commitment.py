@@ -1,8 +1,8 @@
 """A commitment to a data set: equal for equal data, and of no use to somebody without the key.
 
 A plain hash of a small data set can be guessed by trying photos. With a secret key it cannot, and the key's owner can
-still show later which data a run used. Keep the key with the data; runs that share data must share it. It refuses a key that others
-may read, or that lies in a run's folder, which is what one hands out.
+still show later which data a run used. Keep the key with the data; runs that share data must share it. It refuses a key
+that others may read, or that lies in a run's folder, which is what one hands out.
 """
 
 from __future__ import annotations
