@@ -1,6 +1,7 @@
 """What hostile devices do to a federated run, against what defends it: measured damage, as a table.
 
-    python benchmarks/attacks.py [--devices 80] [--rounds 8] [--share 0.15] [--json out.json] [--markdown]
+    python benchmarks/attacks.py [--devices 80] [--rounds 8] [--share 0.15] [--seeds 3] [--json out.json]
+                                 [--markdown]
 
 A real small training: devices are households of the embedded scenes, and learn which room a photo shows from what the
 shipped base model's frozen vision tower sees, by a low-rank adapter over a linear layer. A share of the devices is
@@ -10,8 +11,10 @@ hostile in every round in which it is sampled. Measured on households that took 
     back door      share of photos of the source room that are called the target room
 
 Defences: "none" is Flower's own weighted mean (``aggregate_arrayrecords``) over whatever comes; "gate" is this house's
-gate and plain mean; the others stand behind the gate. "clip" bounds each update without noise; "clip + noise" is the
-private run, at the epsilon that is printed.
+gate and plain mean; "gate + norm" drops updates more than twice as long as those of households that take no part; the others
+stand behind the gate. "clip" bounds each update without noise; "clip + noise" is the
+private run, at the epsilon that is printed. Cells are means over `--seeds` draws of cohorts, liars and noise; the JSON file keeps
+each.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import statistics
 import sys
 import tempfile
 import time
@@ -48,9 +52,10 @@ from federated.vector import AdapterVector  # noqa: E402
 from privacy.sampling import PoissonSampler  # noqa: E402
 
 PHOTOS, RANK, HELD_OUT, TESTED = 4, 8, 50_000, 40
-DEFENCES = ("none", "gate", "clip", "clip + noise", "trimmed mean", "krum", "multi-krum", "median")
+DEFENCES = ("none", "gate", "gate + norm", "clip", "clip + noise", "trimmed mean", "krum", "multi-krum", "median")
 AGGREGATORS = {
     "gate": "mean",
+    "gate + norm": "mean",
     "clip": "clipped_mean",
     "trimmed mean": "trimmed_mean",
     "krum": "krum",
@@ -122,11 +127,26 @@ class Experiment:
         self.truth = torch.tensor([number.get(room, -1) for home in test_rooms for room in home])
         self.source, self.target = number["kitchen"], number["hallway"]
         self.devices, self.rounds, self.epsilon = devices, rounds, epsilon
-        dice = torch.Generator().manual_seed(1)
-        self.liars = frozenset(torch.randperm(devices, generator=dice)[: round(share * devices)].tolist())
         self.share = share
         self.noise: float | None = None
+        self.gate_norm: float | None = None
+        self.draw(0)
+        strangers = torch.tensor([[number.get(room, 0) for room in home] for home in test_rooms])
+        bench = Bench(
+            Rooms(self.test.shape[1], len(self.names)),
+            RoomFeeder(self.test.unflatten(0, (TESTED, PHOTOS)), strangers),
+            self.settings("gate"),
+        )
+        start = bench.adapters.read()
+        self.gate_norm = 2 * float(torch.stack([bench.train(d, 0, start)[0].norm() for d in range(TESTED)]).median())
         self.noise = planned_noise(self.settings("clip + noise"))
+
+    def draw(self, seed: int) -> None:
+        """Other liars, other cohorts, other noise."""
+        self.seed = seed
+        dice = torch.Generator().manual_seed(seed + 1)
+        places = torch.randperm(self.devices, generator=dice)[: round(self.share * self.devices)]
+        self.liars = frozenset(places.tolist())
 
     def settings(self, defence: str) -> FederatedConfig:
         return FederatedConfig(
@@ -143,6 +163,8 @@ class Experiment:
             accountant="rdp",
             noise_multiplier=self.noise if defence == "clip + noise" else None,
             aggregator=AGGREGATORS.get(defence, "mean"),
+            gate_norm=self.gate_norm if defence == "gate + norm" else None,
+            seed=self.seed,
             hostile_share=0.3,  # the cohort's share of liars varies from round to round: twice what is there
             server=ServerOptimiserConfig(name="sgd", learning_rate=2.0),
             noise="simulation",
@@ -215,15 +237,19 @@ def stock(settings: FederatedConfig, app: Any, adapters: AdapterVector) -> Tenso
     return vector
 
 
-def table(rows: dict[str, dict[str, tuple[float, float, str]]], markdown: bool) -> str:
-    """Attacks down, defences across; a cell is the accuracy, and for the back door also its success."""
+Cell = list[tuple[float, float, str]]  # one run a seed: accuracy, back door, remark
+
+
+def table(rows: dict[str, dict[str, Cell]], markdown: bool) -> str:
+    """Attacks down, defences across; a cell is the mean accuracy, and for the back door also its success."""
 
     def cell(attack: str, defence: str) -> str:
-        accuracy, door, remark = rows[attack][defence]
-        if remark:
-            return "dies" if "dies" in remark else "NaN"
-        both = f"{100 * accuracy:.0f} %"
-        return f"{both} / {100 * door:.0f} %" if attack in ("none", "back door") else both
+        runs = rows[attack][defence]
+        if any(remark for *_, remark in runs):
+            return "dies" if any("dies" in remark for *_, remark in runs) else "NaN"
+        both = f"{100 * statistics.mean(accuracy for accuracy, *_ in runs):.0f} %"
+        door = f"{100 * statistics.mean(door for _, door, _ in runs):.0f} %"
+        return f"{both} / {door}" if attack in ("none", "back door") else both
 
     lines = [["attack", *DEFENCES], *([attack, *(cell(attack, d) for d in DEFENCES)] for attack in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
@@ -239,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--share", type=float, default=0.15, help="of the devices that are hostile")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epsilon", type=float, default=8.0)
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--markdown", action="store_true")
@@ -251,12 +278,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{options.devices} households of {PHOTOS} photos, {len(experiment.names)} rooms, {options.rounds} rounds of "
         f"about {0.3 * options.devices:.0f}; {len(experiment.liars)} hostile; "
         f"{TESTED * PHOTOS} photos of {TESTED} other households; "
-        f"private run at epsilon {options.epsilon:g}, noise multiplier {experiment.noise:.2f}; back door: "
+        f"private run at epsilon {options.epsilon:g}, noise multiplier {experiment.noise:.2f}; gate_norm "
+        f"{experiment.gate_norm:.2f}; means of {options.seeds} seeds; back door: "
         "kitchen is called hallway"
     )
-    rows: dict[str, dict[str, tuple[float, float, str]]] = {}
+    rows: dict[str, dict[str, Cell]] = {}
     for attack in ATTACKS:
-        rows[attack] = {defence: experiment.run(attack, defence) for defence in DEFENCES}
+        rows[attack] = {defence: [] for defence in DEFENCES}
+        for seed in range(options.seeds):
+            experiment.draw(seed)
+            for defence in DEFENCES:
+                rows[attack][defence].append(experiment.run(attack, defence))
         if options.json is not None:  # what is measured is kept, also where the rest is interrupted
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
         print(f"  {attack}: done after {time.process_time() - began:.0f} CPU s", file=sys.stderr)
