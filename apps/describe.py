@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apps import quality, safety
+from apps.english import english
 from apps.i18n import say
 from apps.models import find_model
 
@@ -79,9 +80,14 @@ def framed(
 
 
 def ask_photo(path: Path, question: str, model: str | None) -> int:
-    """Answer one question about one photo."""
+    """Answer one question about one photo. Raises ValueError for a question that the model was never taught to read."""
     if not question.strip():
         raise ValueError('the question is empty; ask something, for example "what colour is the cup?".')
+    if not english(question):
+        raise ValueError(
+            'the question is not in English, the only language that the model was taught; ask in English, for example "what '
+            'colour is the cup?".'
+        )
     from mmslm.data.photo import open_image
     from mmslm.generation import Narrator
 

@@ -46,6 +46,7 @@ def test_every_command_has_help_and_a_handler() -> None:
         (["run", "quickstart", "--check", "--set", "federated.noise_multiplier=0.1"], "affords"),
         (["caption", "nowhere.jpg", "--model", "nowhere"], "no folder nowhere"),
         (["ask", "nowhere.jpg", " "], "the question is empty"),
+        (["ask", "nowhere.jpg", "¿qué hay aquí?"], "not in English"),
         (["ask", "nowhere.jpg", "what is it?"], "nowhere.jpg"),
         (["scenes", "--photos", "0"], "at least 1"),
     ],
