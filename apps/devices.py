@@ -75,6 +75,7 @@ def run_devices(
     folder = out or Path("runs") / settings.name
 
     from federated.bench import Bench
+    from federated.beside import DEVICES, beside
     from federated.clock_run import over_selected, simulate_on_clock
     from federated.device_store import DeviceStore
     from federated.devices import PhotoFeeder, check_population
@@ -92,7 +93,7 @@ def run_devices(
     feeder = PhotoFeeder(population, processor, federated)
     holdings = settings.holdings.open(adapters, seed=federated.seed) if settings.holdings else None
     # What devices keep to themselves is private, and the run's folder is what one hands to an auditor.
-    store = DeviceStore(folder.with_name(folder.name + "-devices"))
+    store = DeviceStore(beside(folder, DEVICES))
     personal = Personal(settings.personal, store, adapters) if settings.personal else None
     work = settings.simulator.work(federated, adapters.dimension)
     tracker = Tracker(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as Unfinished
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -39,13 +38,10 @@ class Loading:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Whether the model is there within so many seconds (None: however long it takes). Raises what loading raised."""
-        try:
-            self._found.result(seconds)
-        except Unfinished:
-            if self._found.done():
-                raise
-            return False
-        return True
+        finished, _ = wait([self._found], seconds)
+        if finished:
+            self._found.result()
+        return bool(finished)
 
     def look(self, image: Image.Image) -> Any:
         return self._found.result().look(image)

@@ -19,10 +19,9 @@ from typing import Any
 import yaml
 
 from apps.run_config import RunConfig
+from federated.beside import CEILING, DEVICES, SECRET, beside
 from mmslm.config import ConfigError, config_hash, load_config
 
-CEILING = "-without-privacy"
-BESIDE = (CEILING, "-secret", "-devices")  # what lies beside a run's folder, for nobody else's eyes
 HELD_OUT = 1_000_000  # households from here on never train
 REPORTED = ("mmslm", "torch", "transformers", "flwr", "opacus", "dp-accounting", "numpy")
 
@@ -71,10 +70,9 @@ def run_folder(settings: RunConfig, out: Path | None, *, restart: bool) -> Path:
     folder = out or Path("runs") / settings.name
     if restart and folder.exists():
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        folder.rename(aside)
-        for suffix in BESIDE:
-            if (beside := folder.with_name(folder.name + suffix)).exists():
-                beside.rename(aside.with_name(aside.name + suffix))
+        moved = [(beside(folder, what), beside(aside, what)) for what in (CEILING, DEVICES, SECRET)]
+        for old, new in [(folder, aside), *((old, new) for old, new in moved if old.exists())]:
+            old.rename(new)
         print(f"the earlier run is now in {aside}")
     return folder
 
@@ -191,7 +189,7 @@ class Job:
     @property
     def beside(self) -> Path:
         """Where the ceiling lives: not in the run's folder, which is what one hands to an auditor."""
-        return self.folder.with_name(self.folder.name + CEILING)
+        return beside(self.folder, CEILING)
 
     @property
     def base(self) -> Path:

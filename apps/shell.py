@@ -3,8 +3,7 @@
 What it refuses: binding beyond loopback without a name and a password; requests for another host name (so that a web
 page elsewhere cannot reach us by renaming itself); uploads as files, and every other road by which Gradio would put
 something on the disk or fetch something; bodies larger than a photo needs. A content security policy forbids the
-page itself to load or send anything elsewhere. Gradio's scratch folder lies in memory where the system allows it,
-and goes when we go; what a killed process left is swept at the next start.
+page itself to load or send anything elsewhere. What Gradio must write goes into a scratch folder (``apps.scratch``).
 """
 
 from __future__ import annotations
@@ -13,11 +12,8 @@ import contextlib
 import ipaddress
 import json
 import logging
-import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +24,7 @@ from apps import theme
 from apps.i18n import LANGUAGES, words
 from apps.loading import Loading
 from apps.models import find_model
+from apps.scratch import scratch
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -40,16 +37,6 @@ PAGES = ("captioner", "assistant", "privacy")
 MAX_BODY = 15 * 1024 * 1024
 DRAIN = 128 * 1024 * 1024
 MAX_WAITING = 128
-SCRATCH_PREFIX = "mmslm-scratch-"
-SWITCHES = {
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "GRADIO_SHARE": "False",
-    "GRADIO_MCP_SERVER": "False",
-    "GRADIO_CACHE_EXAMPLES": "False",
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-}
 POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; media-src 'self' blob:; manifest-src 'self'; "
@@ -210,52 +197,6 @@ def credentials(host: str, auth: str | None) -> tuple[str, str] | None:
     if not colon or not name or len(password) < 8:
         raise ValueError("--auth is not of the form NAME:PASSWORD with at least 8 characters of password: give both.")
     return name, password
-
-
-def scratch_parent() -> Path:
-    """Where scratch folders go: memory (tmpfs) where the system has it, else the temporary folder."""
-    memory = Path("/dev/shm")
-    return memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-
-
-def sweep(parent: Path) -> int:
-    """Removes scratch folders of processes that are no more (killed without a chance to clean up); how many."""
-    removed = 0
-    for folder in parent.glob(f"{SCRATCH_PREFIX}*"):
-        owner = folder.name[len(SCRATCH_PREFIX) :].partition("-")[0]
-        if owner.isdigit() and not _alive(int(owner)) and folder.stat().st_uid == os.getuid():
-            shutil.rmtree(folder, ignore_errors=True)
-            removed += 1
-    return removed
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextlib.contextmanager
-def scratch(parent: Path | None = None) -> Iterator[Path]:
-    """A scratch folder for Gradio that only this user can open, removed at the end; sets the switches of this process."""
-    parent = parent or scratch_parent()
-    sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=parent))
-    before = {name: os.environ.get(name) for name in (*SWITCHES, "GRADIO_TEMP_DIR")}
-    os.environ.update(SWITCHES, GRADIO_TEMP_DIR=str(folder))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

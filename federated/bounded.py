@@ -31,6 +31,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from federated.accounts import LABEL, LEDGER, AccountError, LedgeredAccount, check_affordable
+from federated.beside import SECRET, beside
 from federated.checkpoint import write_atomically
 from federated.modes import least_contributors
 from federated.settings import FederatedConfig
@@ -44,14 +45,7 @@ from privacy.sampling import GuardedArrivals
 
 logger = logging.getLogger(__name__)
 
-SECRET = "-secret"
 KEPT = 2
-
-
-def secret_folder(run_dir: Path) -> Path:
-    """Where a run keeps its past noise and who took part: beside its folder, never in it."""
-    run_dir = run_dir.resolve()
-    return run_dir.with_name(run_dir.name + SECRET)
 
 
 def participation_of(settings: FederatedConfig) -> Participation:
@@ -98,7 +92,7 @@ class BoundedAccount(LedgeredAccount):
         self.event = run_event(settings, self.noise_multiplier)
         self.arrivals = GuardedArrivals(settings.households, settings.cohort, participation_of(settings))
         self.noise = correlated_noise(settings)
-        self.store = SecretStates(secret_folder(run_dir), settings.fingerprint())
+        self.store = SecretStates(beside(run_dir, SECRET), settings.fingerprint())
         self._paid = self.store.newest()
         self._chosen: list[int] = []
         if self.ledger.events() and self._paid == 0 and not self.repeatable:

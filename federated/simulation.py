@@ -17,6 +17,7 @@ from flwr.app import Context, RecordDict
 from torch import nn
 
 from federated.bench import Bench, Feeder
+from federated.beside import DEVICES, beside
 from federated.client_app import client_app
 from federated.device_store import DeviceStore
 from federated.devices import PhotoFeeder, Population, check_population
@@ -63,7 +64,7 @@ def simulate(
         bench = make_bench(model, feeder, settings)
         if settings.codec == "topk" and bench.store is None:
             # What updates left out is private and must outlive the process: beside the run's folder, not in it.
-            bench.store = DeviceStore(run_dir.with_name(run_dir.name + "-devices"))
+            bench.store = DeviceStore(beside(run_dir, DEVICES))
         return bench
 
     devices = client_app(open_bench, lambda _: keys, lambda _: books)

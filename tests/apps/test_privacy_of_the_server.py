@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from apps_support import Client, data_url, encoded, picture
 
-from apps import shell
+from apps.scratch import SCRATCH_PREFIX, scratch, scratch_parent, sweep
 
 CANARY = "canary-7f3a91-question"
 HERE = Path(__file__).parent
@@ -85,7 +85,7 @@ def use(address: str) -> tuple[list[Any], list[bytes]]:
 
 
 def scratch_folders(pid: int) -> list[Path]:
-    return list(shell.scratch_parent().glob(f"{shell.SCRATCH_PREFIX}{pid}-*"))
+    return list(scratch_parent().glob(f"{SCRATCH_PREFIX}{pid}-*"))
 
 
 def test_zero_egress_zero_residue_and_zero_content_in_logs(server: Server, tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_zero_egress_zero_residue_and_zero_content_in_logs(server: Server, tmp_p
     assert described["phase"] == "done" and "red kettle" in described["text"] and described["held"]
     assert answered["phase"] == "done" and answered["text"]
     assert broken["error"] == "error.damaged" and lost["error"] == "error.lost"
-    scratch = scratch_folders(server.process.pid)
-    assert len(scratch) == 1 and scratch[0].stat().st_mode & 0o077 == 0
-    assert residue([tmp_path, *scratch], needles) == []
+    folders = scratch_folders(server.process.pid)
+    assert len(folders) == 1 and folders[0].stat().st_mode & 0o077 == 0
+    assert residue([tmp_path, *folders], needles) == []
     server.end(signal.SIGTERM)
     assert server.process.returncode == 0
     assert json.loads(server.notes.read_text()) == {"foreign": [], "ended": True}
@@ -132,15 +132,15 @@ def test_the_assistant_leaves_nothing_until_it_is_asked_to_keep_and_then_only_wh
     assert added["phase"] == "done" and "red kettle" in answered["parts"][0]["text"]
     picked = client.send("pick", {"id": "t1", "text": f"Dear Anna, {CANARY} is on 3 March. Please answer. Regards, Jo"})
     assert picked["phase"] == "done"
-    scratch = scratch_folders(server.process.pid)
+    folders = scratch_folders(server.process.pid)
     files = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(scratch) == 1 and residue([tmp_path, *scratch], needles) == []
+    assert len(folders) == 1 and residue([tmp_path, *folders], needles) == []
     # Asked to keep: one more file, and still no word of it can be read.
     assert client.send("unlock", {"id": "u1", "passphrase": "correct horse"})["phase"] == "done"
     assert client.send("ask", {"id": "q2", "question": f"where is {CANARY}?", "photos": ["a"]})["phase"] == "done"
     grown = {path for path in tmp_path.rglob("*") if path.is_file()} - files
     assert len(grown) == 1 and grown.pop().stat().st_mode & 0o077 == 0
-    assert residue([tmp_path, *scratch], needles) == []
+    assert residue([tmp_path, *folders], needles) == []
     server.end(signal.SIGTERM)
     assert json.loads(server.notes.read_text()) == {"foreign": [], "ended": True}
     assert scratch_folders(server.process.pid) == [] and residue([tmp_path], needles) == []
@@ -151,16 +151,16 @@ def test_what_a_killed_server_left_is_gone_after_the_next_start(server: Server, 
     server.end(signal.SIGKILL)
     left = scratch_folders(server.process.pid)
     assert residue([tmp_path, *left], needles) == []
-    with shell.scratch():
+    with scratch():
         assert scratch_folders(server.process.pid) == []
 
 
 def test_a_living_process_keeps_its_scratch_folder(tmp_path: Path) -> None:
-    with shell.scratch(tmp_path) as mine:
-        dead = tmp_path / f"{shell.SCRATCH_PREFIX}99999999-abc"
+    with scratch(tmp_path) as mine:
+        dead = tmp_path / f"{SCRATCH_PREFIX}99999999-abc"
         dead.mkdir()
         (dead / "photo").write_bytes(b"x")
-        assert shell.sweep(tmp_path) == 1
+        assert sweep(tmp_path) == 1
         assert mine.is_dir() and not dead.exists()
         assert os.environ["GRADIO_TEMP_DIR"] == str(mine) and os.environ["HF_HUB_OFFLINE"] == "1"
     assert not mine.exists()
